@@ -1,0 +1,1 @@
+"""HTTP: routers, schemas, the error table."""

@@ -1,0 +1,1 @@
+"""Numpy in, bytes out: read uploads, resample, measure, encode streams."""

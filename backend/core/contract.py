@@ -1,0 +1,161 @@
+"""The two contracts around the engine.
+
+``Engine`` is synchronous and owned by one thread: a few verbs over sequences that hold a slot.
+``EngineClient`` is what the API process sees: asynchronous, cancellable, safe from the event loop.
+Both have a fake in ``tests/fakes.py``, so that everything above runs without weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from backend.core.types import (
+        AudioChunk,
+        EngineInfo,
+        EngineStatus,
+        SamplingParams,
+        SynthesisRequest,
+        SynthesisSummary,
+        Turn,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One frame of one slot.
+
+    Attributes:
+        slot: Whose frame it is.
+        codes: ``[K]`` int32, or None when the sequence is over.
+        hit_limit: With None: a limit ended it (``max_new_tokens``, positions), not the model.
+    """
+
+    slot: int
+    codes: NDArray[np.int32] | None
+    hit_limit: bool = False
+
+
+class Engine(Protocol):
+    """The stages on one device. Every call comes from the one thread that owns it.
+
+    A slot is the room of one sequence: its keys and values, its noise, its codec state.
+    ``prefill`` takes one, ``release`` gives it back; nothing else does.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts that do not change."""
+        ...
+
+    @property
+    def max_slots(self) -> int:
+        """Sequences that can be held at once."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run every stage once, so that the first request does not pay for first calls."""
+        ...
+
+    def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Turn ``[S]`` samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
+        ...
+
+    def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
+        """Positions that a prompt of ``turns`` and then ``text`` takes."""
+        ...
+
+    def open_slot(self) -> int:
+        """Take a slot for codec work alone (codes that are known already)."""
+        ...
+
+    def prefill(self, text: str, turns: Sequence[Turn], sampling: SamplingParams) -> int:
+        """Take a slot and run the prompt through the slow transformer.
+
+        Returns:
+            The slot; its first frame comes with the next ``decode_step``.
+
+        Raises:
+            PromptTooLongError: The prompt leaves no room for speech.
+        """
+        ...
+
+    def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
+        """Make one frame for each of ``slots``, in their order."""
+        ...
+
+    def decode_frames(self, slot: int, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Turn the slot's next ``[K, F]`` codes into ``[F * frame_length]`` samples.
+
+        Joined over calls the samples equal those of one call over all frames.
+        """
+        ...
+
+    def release(self, slot: int) -> None:
+        """Give a slot back."""
+        ...
+
+    def memory_bytes(self) -> tuple[int | None, int | None]:
+        """Device memory now and at its peak, or None where the device does not tell."""
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...
+
+
+class EngineClient(Protocol):
+    """The engine as the API process sees it. All calls come from the event loop's thread."""
+
+    async def start(self) -> None:
+        """Begin to load; returns at once. ``status`` tells how it goes."""
+        ...
+
+    async def wait_ready(self) -> EngineInfo:
+        """Wait until the engine can serve.
+
+        Raises:
+            EngineUnavailableError: It failed to start; the message says why.
+        """
+        ...
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """Facts about the engine once it is ready."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """The engine as it is now. Never blocks."""
+        ...
+
+    async def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
+        """As ``Engine.encode_reference``."""
+        ...
+
+    async def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
+        """As ``Engine.prompt_length``."""
+        ...
+
+    def synthesize(
+        self, request: SynthesisRequest
+    ) -> AsyncGenerator[AudioChunk | SynthesisSummary, None]:
+        """Yield audio as it is made, then one summary.
+
+        Closing the generator cancels the request and frees its slot within one step.
+
+        Raises:
+            QueueFullError: Too many requests are waiting.
+            EngineUnavailableError: The engine is not there.
+            GenerationError: The engine failed while it worked.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine; unfinished requests end with ``ServiceClosedError``."""
+        ...

@@ -1,0 +1,203 @@
+"""Every setting of the service, read once at start from the environment and ``.env``.
+
+The text under a field is its documentation: ``scripts/make_env_example.py`` writes ``.env.example``
+from it and a test compares the two. A key of ``.env`` that is no setting stops the start, and so
+does a value outside its range. In the environment other programs' keys live too, so there only
+known names are read; a near miss of a known name (``QUANTISATION``) is refused as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FOREIGN_KEYS = frozenset(
+    {"UI_BACKEND_URL", "UI_HOST", "UI_GRADIO_PORT", "UI_STREAMLIT_PORT", "UI_TIMEOUT_S"}
+)
+"""Keys of the pages (``ui/settings.py``); they share ``.env`` with the service."""
+
+
+class Settings(BaseSettings):
+    """Settings of the service. Frozen: what the service started with is what it runs with."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        case_sensitive=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
+
+    # --- model ---------------------------------------------------------------------------------
+    model: str = Field(default="pocket", min_length=1)
+    """Which voice model to load: `pocket` (inside the project, works offline on a CPU),
+    `openaudio-s1-mini` (fetched by scripts/download_model.py), or the path of a model directory."""
+
+    models_dir: Path = Path("checkpoints")
+    """Where downloaded models live; `openaudio-s1-mini` is looked for in this folder."""
+
+    # --- server --------------------------------------------------------------------------------
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on. 127.0.0.1 serves this machine only; 0.0.0.0 serves the network."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen on."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = (
+        "http://127.0.0.1:7860",
+        "http://localhost:7860",
+        "http://127.0.0.1:8501",
+        "http://localhost:8501",
+    )
+    """Web pages that may call the service from a browser, separated by commas. `*` allows all."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much to log."""
+
+    log_format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for log collectors (one object a line)."""
+
+    # --- device and precision ------------------------------------------------------------------
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$")
+    """`auto` takes the first CUDA card, else the CPU; or `cpu`, `cuda`, `cuda:1`."""
+
+    mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Number format of the transformer. `auto`: bf16 on cards of compute capability 8.0 and
+    above, fp16 on older cards, fp32 on a CPU. The codec stays in fp32."""
+
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Weights with fewer bits. Only `none` is built so far; `int8` and `nf4` stop the start."""
+
+    enable_torch_compile: bool = False
+    """Compile the transformer with torch.compile. Not built so far: `true` stops the start."""
+
+    cpu_threads: int = Field(default=0, ge=0, le=256)
+    """Threads for CPU work; 0 lets PyTorch choose."""
+
+    # --- size and memory -----------------------------------------------------------------------
+    max_seq_len: int = Field(default=4096, ge=256, le=32768)
+    """Positions a sequence can have: prompt tokens, reference frames and new frames together.
+    Each slot keeps this many in memory (112 KiB a position for S1-mini in bf16). Models with
+    fewer positions use their own limit."""
+
+    max_slots: int = Field(default=4, ge=1, le=128)
+    """Requests that are spoken at the same time; further ones wait in the queue."""
+
+    max_queue: int = Field(default=64, ge=0, le=10000)
+    """Requests that may wait; one more gets 429 with Retry-After."""
+
+    chunk_size: int = Field(default=32, ge=1, le=512)
+    """Most frames the codec decodes in one go (46 ms a frame for S1-mini). Bounds the codec's
+    memory, and the size of the chunks of a stream once it runs."""
+
+    num_streams: int = Field(default=1, ge=1, le=1)
+    """CUDA streams. Only 1 is built so far."""
+
+    cache_limit: int = Field(default=256, ge=0, le=1048576)
+    """MiB of memory for the caches of reference codes and of spoken texts, together; the least
+    recently used entries go first. 0 turns the caches off."""
+
+    # --- limits --------------------------------------------------------------------------------
+    max_text_chars: int = Field(default=10000, ge=1, le=1000000)
+    """Longest text of a request, in characters."""
+
+    max_upload_mb: int = Field(default=20, ge=1, le=1024)
+    """Largest request body, in MiB."""
+
+    min_reference_s: float = Field(default=1.0, ge=0.1, le=30.0)
+    """Shortest reference recording, in seconds."""
+
+    max_reference_s: float = Field(default=90.0, ge=1.0, le=3600.0)
+    """Longest reference recording, in seconds. 5 to 30 s are best."""
+
+    # --- downloads -----------------------------------------------------------------------------
+    hf_token: SecretStr | None = None
+    """Access token for gated models on Hugging Face; only scripts/download_model.py uses it."""
+
+    hf_endpoint: str = "https://huggingface.co"
+    """Hub to download from; a mirror or a local hub."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+
+def read_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        env_file: ``KEY=value`` lines; skipped when None or absent.
+        overrides: Values that win over both file and environment, by field name.
+
+    Raises:
+        SettingsError: A key is unknown or a value is malformed; the message names it.
+    """
+    present = env_file if env_file is not None and env_file.is_file() else None
+    if present is not None:
+        _refuse_unknown(_keys_of(present), str(present))
+    _refuse_near_misses(os.environ)
+    try:
+        return Settings(_env_file=present, _env_file_encoding="utf-8", **overrides)  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def _known_keys() -> list[str]:
+    return [name.upper() for name in Settings.model_fields]
+
+
+def _keys_of(env_file: Path) -> list[str]:
+    lines = (line.strip() for line in env_file.read_text(encoding="utf-8-sig").splitlines())
+    pairs = [line.removeprefix("export ") for line in lines if line and not line.startswith("#")]
+    for pair in pairs:
+        if "=" not in pair:
+            raise SettingsError(f"{env_file}: the line {pair!r} is not KEY=value")
+    return [pair.split("=", 1)[0].strip().upper() for pair in pairs]
+
+
+def _refuse_unknown(keys: list[str], where: str) -> None:
+    known = _known_keys()
+    for key in keys:
+        if key not in known and key not in FOREIGN_KEYS:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; see .env.example for all settings"
+            raise SettingsError(f"unknown setting {key} in {where}{hint}")
+
+
+def _refuse_near_misses(environment: Iterable[str]) -> None:
+    """Refuse names that differ from a setting by a slip of the pen.
+
+    Short names (HOST, PORT, MODEL) resemble too much that belongs to others.
+    """
+    known = [key for key in _known_keys() if len(key) >= 10]
+    for name in environment:
+        key = name.upper()
+        if len(key) >= 10 and key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+            if close:
+                raise SettingsError(
+                    f"unknown setting {key} in the environment; did you mean {close[0]}?"
+                )
+
+
+def _explain(error: ValidationError) -> str:
+    parts: list[str] = []
+    for item in error.errors(include_url=False, include_context=False, include_input=True):
+        name = str(item["loc"][0]).upper() if item["loc"] else "settings"
+        value = "" if name == "HF_TOKEN" else f"={item.get('input')!r}"
+        parts.append(f"{name}{value}: {item['msg']}")
+    return "malformed setting: " + "; ".join(parts)

@@ -1,0 +1,1 @@
+"""The stages on one device, one file per verb."""

@@ -1,0 +1,88 @@
+"""Which device and which number formats this machine should use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from backend.core.errors import ConfigurationError, SettingsError
+
+if TYPE_CHECKING:
+    from backend.core.settings import Settings
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+AMPERE = (8, 0)
+"""First compute capability with bf16 matrix units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Where the networks run and in what.
+
+    Attributes:
+        device: One device.
+        name: ``bf16``, ``fp16`` or ``fp32``.
+        dtype: The transformer's type. The codec is always fp32.
+        notes: What differs from what was asked for.
+    """
+
+    device: torch.device
+    name: str
+    dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+
+
+def choose_precision(settings: Settings) -> Precision:
+    """Pick device and dtype.
+
+    Raises:
+        ConfigurationError: A CUDA device was asked for by name and is not there.
+        SettingsError: A setting asks for what is not built.
+    """
+    _refuse_unbuilt(settings)
+    device = _choose_device(settings.device)
+    name = settings.mixed_precision
+    if name == "auto":
+        name = _natural_precision(device)
+    return Precision(device, name, DTYPES[name], _notes(settings, device))
+
+
+def _choose_device(wanted: str) -> torch.device:
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"DEVICE={wanted}: this PyTorch ({torch.__version__}) sees no CUDA device; use "
+            "DEVICE=cpu, or install a CUDA build of torch (README, Troubleshooting)"
+        )
+    device = torch.device("cuda:0" if wanted in ("auto", "cuda") else wanted)
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"DEVICE={wanted}: there are only {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def _natural_precision(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp16"
+
+
+def _notes(settings: Settings, device: torch.device) -> tuple[str, ...]:
+    if settings.mixed_precision == "fp16" and device.type == "cpu":
+        return ("fp16 on a CPU is slow; MIXED_PRECISION=auto uses fp32 here",)
+    return ()
+
+
+def _refuse_unbuilt(settings: Settings) -> None:
+    if settings.quantization != "none":
+        raise SettingsError(
+            f"QUANTIZATION={settings.quantization} is not built yet; use QUANTIZATION=none"
+        )
+    if settings.enable_torch_compile:
+        raise SettingsError(
+            "ENABLE_TORCH_COMPILE=true is not built yet; use ENABLE_TORCH_COMPILE=false"
+        )

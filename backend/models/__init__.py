@@ -1,0 +1,1 @@
+"""The networks and their files. Functions of tensors; no request in sight."""

@@ -1,0 +1,270 @@
+"""The engine: three stages on one device behind one facade.
+
+    reference samples --encode_reference--> codes
+    text + codes      --prefill, decode_step--> codes, a frame at a time
+    codes             --decode_frames--> samples
+
+One thread owns an engine; nothing here locks. This is the plain path: eager, exact, one sequence
+after another. Faster paths must give the same codes and samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from backend.core.contract import StepResult
+from backend.core.errors import GenerationError
+from backend.core.types import EngineInfo, SamplingParams, Turn
+from backend.engine.decode_step import FrameDecoder
+from backend.engine.kv_cache import KVCache
+from backend.engine.model_files import read_sampling_defaults
+from backend.engine.precision import Precision, choose_precision
+from backend.engine.prefill import max_prompt_positions, prefill_prompt, prompt_rows
+from backend.engine.slots import Slot, SlotPool
+from backend.models.checkpoint import load_dual_ar, revision
+from backend.models.codec.weights import load_codec
+from backend.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from backend.core.settings import Settings
+    from backend.models.codec.codec import Codec
+    from backend.models.dual_ar import DualAR
+
+WARM_UP_TEXT = "Hello."
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """The networks of one model directory, on one device.
+
+    Attributes:
+        name: The setting that chose it.
+        revision: Changes with the files.
+        tokenizer: Text to token ids.
+        dual_ar: Text and codes to codes.
+        codec: Codes to samples and back.
+        sampling: The checkpoint's defaults.
+    """
+
+    name: str
+    revision: str
+    tokenizer: Tokenizer
+    dual_ar: DualAR
+    codec: Codec
+    sampling: SamplingParams
+
+    @classmethod
+    def load(cls, name: str, directory: Path, precision: Precision) -> LoadedModel:
+        """Load a model directory of either form.
+
+        Raises:
+            CheckpointError: Files are missing or do not fit; the message names them.
+        """
+        return cls(
+            name,
+            revision(directory),
+            Tokenizer.from_directory(directory),
+            load_dual_ar(directory, precision.device, precision.dtype),
+            load_codec(directory, precision.device, torch.float32),
+            read_sampling_defaults(directory),
+        )
+
+
+class OptimizedEngine:
+    """Fulfills ``core.contract.Engine`` with the real networks.
+
+    Life: ``load`` -> ``warm_up`` -> any number of sequences -> ``close``. Every call comes from
+    the one thread that owns the engine.
+    """
+
+    def __init__(self, model: LoadedModel, precision: Precision, settings: Settings) -> None:
+        self._model = model
+        self._precision = precision
+        self._chunk_frames = settings.chunk_size
+        config = model.dual_ar.config
+        self._max_positions = min(config.max_seq_len, settings.max_seq_len)
+        self._slots = SlotPool(settings.max_slots, self._new_kv)
+        num_semantic, num_residual = model.codec.codebook_sizes[:2]
+        model.dual_ar.bind_tokens(
+            model.tokenizer.semantic_begin_id, num_semantic, model.tokenizer.im_end_id
+        )
+        fast_kv = KVCache(
+            config.n_fast_layer,
+            config.fast_n_local_heads,
+            config.num_codebooks,
+            config.fast_head_dim,
+            precision.device,
+            precision.dtype,
+        )
+        self._decoder = FrameDecoder(
+            model.dual_ar, fast_kv, num_semantic, num_residual, model.tokenizer.semantic_begin_id
+        )
+        self._info = self._describe()
+
+    @classmethod
+    def load(cls, settings: Settings, directory: Path) -> OptimizedEngine:
+        """Load the model of ``directory``.
+
+        Raises:
+            ConfigurationError: Device, settings or files do not fit; the message says which.
+        """
+        if settings.cpu_threads:
+            torch.set_num_threads(settings.cpu_threads)
+        precision = choose_precision(settings)
+        return cls(LoadedModel.load(settings.model, directory, precision), precision, settings)
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts that do not change."""
+        return self._info
+
+    @property
+    def max_slots(self) -> int:
+        """Sequences that can be held at once."""
+        return self._slots.max_slots
+
+    def warm_up(self) -> None:
+        """Run every stage once, so that the first request does not pay for first calls."""
+        samples = np.zeros(self._info.frame_length * 2, dtype=np.float32)
+        turn = Turn(WARM_UP_TEXT, self.encode_reference(samples))
+        slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
+        for _ in range(2):
+            self.decode_step([slot])
+        self.decode_frames(slot, turn.codes)
+        self.release(slot)
+
+    @torch.inference_mode()
+    def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
+        on_device = torch.from_numpy(samples)[None].to(self._precision.device)
+        codes = self._model.codec.encode_reference(on_device)[0]
+        return codes.to("cpu", torch.int32).numpy()
+
+    def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
+        """Positions that a prompt of ``turns`` and then ``text`` takes."""
+        return self._prompt_rows(text, turns).shape[1]
+
+    def open_slot(self) -> int:
+        """Take a slot for codec work alone."""
+        return self._slots.take()
+
+    @torch.inference_mode()
+    def prefill(self, text: str, turns: Sequence[Turn], sampling: SamplingParams) -> int:
+        """Take a slot and run the prompt through the slow transformer.
+
+        Raises:
+            PromptTooLongError: The prompt leaves too little room for speech.
+        """
+        rows = self._prompt_rows(text, turns)
+        slot_idx = self._slots.take()
+        slot = self._slots[slot_idx]
+        try:
+            slot.hidden = prefill_prompt(self._model.dual_ar, rows, slot.kv)
+        except BaseException:
+            self._slots.give_back(slot_idx)
+            raise
+        self._begin(slot, sampling)
+        return slot_idx
+
+    @torch.inference_mode()
+    def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
+        """Make one frame for each of ``slots``, in their order."""
+        return [self._step_slot(slot_idx) for slot_idx in slots]
+
+    @torch.inference_mode()
+    def decode_frames(self, slot: int, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Turn the slot's next ``[K, F]`` codes into ``[F * frame_length]`` float32 samples.
+
+        The codec sees at most ``CHUNK_SIZE`` frames at a time; the samples do not depend on it.
+        """
+        room, codec = self._slots[slot], self._model.codec
+        if room.codec_state is None:
+            room.codec_state = codec.new_decode_state(1)
+        on_device = torch.from_numpy(codes).to(self._precision.device, torch.int64)[None]
+        parts = [
+            codec.decode_stream(part, room.codec_state)[0].to("cpu")
+            for part in on_device.split(self._chunk_frames, dim=2)
+        ]
+        return torch.cat(parts).numpy()
+
+    def release(self, slot: int) -> None:
+        """Give a slot back."""
+        self._slots.give_back(slot)
+
+    def memory_bytes(self) -> tuple[int | None, int | None]:
+        """Device memory now and at its peak; None on a CPU."""
+        device = self._precision.device
+        if device.type != "cuda":
+            return None, None
+        return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+
+    def close(self) -> None:
+        """Free the slots; the weights go with the object."""
+        self._slots.clear()
+
+    def _step_slot(self, slot_idx: int) -> StepResult:
+        slot = self._slots[slot_idx]
+        if slot.sampling is None:
+            raise GenerationError(f"slot {slot_idx} was opened without a prompt")
+        most = slot.sampling.max_new_tokens or self._max_positions
+        # a drawn frame needs a position of its own once it is read back
+        pending = 0 if slot.pending_row is None else 1
+        if slot.num_frames >= most or slot.kv.length + pending >= self._max_positions:
+            return StepResult(slot_idx, None, hit_limit=True)
+        frame = self._decoder.draw_frame(slot)
+        if frame is None:
+            return StepResult(slot_idx, None)
+        return StepResult(slot_idx, frame.to("cpu", torch.int32).numpy())
+
+    def _begin(self, slot: Slot, sampling: SamplingParams) -> None:
+        device = self._precision.device
+        slot.sampling = sampling
+        slot.generator = torch.Generator(device).manual_seed(sampling.seed)
+        slot.recent = torch.zeros(
+            self._info.num_codebooks, sampling.repetition_window, dtype=torch.int64, device=device
+        )
+
+    def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:
+        return prompt_rows(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
+
+    def _new_kv(self) -> KVCache:
+        config = self._model.dual_ar.config
+        return KVCache(
+            config.n_layer,
+            config.n_local_heads,
+            self._max_positions,
+            config.head_dim,
+            self._precision.device,
+            self._precision.dtype,
+        )
+
+    def _describe(self) -> EngineInfo:
+        model, codec = self._model, self._model.codec
+        return EngineInfo(
+            model=model.name,
+            revision=_short_hash(f"{model.revision} {self._precision.name}"),
+            sample_rate=codec.sample_rate,
+            frame_length=codec.frame_length,
+            codebook_sizes=tuple(codec.codebook_sizes),
+            max_positions=self._max_positions,
+            max_prompt_positions=max_prompt_positions(self._max_positions),
+            device=str(self._precision.device),
+            precision=self._precision.name,
+            sampling=model.sampling,
+            notes=self._precision.notes,
+        )
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

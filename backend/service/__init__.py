@@ -1,0 +1,1 @@
+"""The async face in the API process: text, voices, caches, synthesis."""

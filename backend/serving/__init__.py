@@ -1,0 +1,1 @@
+"""What the engine does next: sequences and the scheduler."""

@@ -1,0 +1,1 @@
+"""Where the engine runs, and how the API process talks to it."""
