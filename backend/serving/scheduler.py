@@ -78,10 +78,12 @@ class Scheduler:
             self._retire(sequence)
 
     def fail_all(self, error: Exception) -> None:
-        """End every sequence with ``error``."""
+        """End every sequence with ``error``. The engine is not called: it may be what failed."""
         for sequence in [*self._waiting, *self._running.values()]:
-            self._fail(sequence, error)
+            sequence.status = SequenceStatus.FINISHED
+            sequence.listener.failed(error)
         self._waiting.clear()
+        self._running.clear()
 
     def step(self) -> bool:
         """Do one round of work.
@@ -161,11 +163,12 @@ class Scheduler:
         sequence.listener.failed(error)
 
     def _retire(self, sequence: Sequence) -> None:
-        sequence.status = SequenceStatus.FINISHED
-        self._running.pop(sequence.request.request_id, None)
+        # released first: if that fails, the sequence is still there to be told about it
         if sequence.slot is not None:
             self._engine.release(sequence.slot)
             sequence.slot = None
+        sequence.status = SequenceStatus.FINISHED
+        self._running.pop(sequence.request.request_id, None)
 
 
 def _slot_of(sequence: Sequence) -> int:

@@ -106,8 +106,10 @@ class EngineLoop:
         self._status = EngineStatus(state, str(error))
         scheduler.fail_all(error)
         self._engine = self._scheduler = None
-        engine.close()
-        self._end()
+        try:
+            engine.close()
+        finally:
+            self._end()
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:
         has_work = False
