@@ -23,11 +23,12 @@ from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.kv_cache import KVCache
 from backend.engine.model_files import read_sampling_defaults
-from backend.engine.precision import Precision, choose_precision
-from backend.engine.prefill import max_prompt_positions, prefill_prompt, prompt_rows
+from backend.engine.precision import Precision, choose_precision, cpu_threads
+from backend.engine.prefill import max_prompt_positions, prefill_prompt
 from backend.engine.slots import Slot, SlotPool
 from backend.models.checkpoint import load_dual_ar, revision
 from backend.models.codec.weights import load_codec
+from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ class OptimizedEngine:
         Raises:
             ConfigurationError: Device, settings or files do not fit; the message says which.
         """
-        if settings.cpu_threads:
-            torch.set_num_threads(settings.cpu_threads)
         precision = choose_precision(settings)
+        torch.set_num_threads(cpu_threads(settings))
         return cls(LoadedModel.load(settings.model, directory, precision), precision, settings)
 
     @property
@@ -147,7 +147,7 @@ class OptimizedEngine:
     @torch.inference_mode()
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
-        on_device = torch.from_numpy(samples)[None].to(self._precision.device)
+        on_device = torch.tensor(samples, device=self._precision.device)[None]
         codes = self._model.codec.encode_reference(on_device)[0]
         return codes.to("cpu", torch.int32).numpy()
 
@@ -191,7 +191,7 @@ class OptimizedEngine:
         room, codec = self._slots[slot], self._model.codec
         if room.codec_state is None:
             room.codec_state = codec.new_decode_state(1)
-        on_device = torch.from_numpy(codes).to(self._precision.device, torch.int64)[None]
+        on_device = torch.tensor(codes, dtype=torch.int64, device=self._precision.device)[None]
         parts = [
             codec.decode_stream(part, room.codec_state)[0].to("cpu")
             for part in on_device.split(self._chunk_frames, dim=2)
@@ -236,7 +236,7 @@ class OptimizedEngine:
         )
 
     def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:
-        return prompt_rows(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
+        return build_prompt(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
 
     def _new_kv(self) -> KVCache:
         config = self._model.dual_ar.config

@@ -37,6 +37,4 @@ def resolve_model_dir(settings: Settings) -> Path:
     if (candidate / MARKER_FILE).is_file():
         return candidate.resolve()
     reason = f"no {MARKER_FILE} in it" if candidate.is_dir() else "no such directory"
-    raise CheckpointError(
-        f"MODEL={settings.model}: tried {candidate.absolute()} ({reason}); {fix}"
-    )
+    raise CheckpointError(f"MODEL={settings.model}: tried {candidate.absolute()} ({reason}); {fix}")

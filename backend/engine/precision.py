@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,15 @@ def choose_precision(settings: Settings) -> Precision:
     if name == "auto":
         name = _natural_precision(device)
     return Precision(device, name, DTYPES[name], _notes(settings, device))
+
+
+def cpu_threads(settings: Settings) -> int:
+    """Threads for the model's work on a CPU: the setting, or all cores but one, at most 8.
+
+    One core is left over because PyTorch's threads spin while they wait for each other: on two busy
+    cores, two threads made a frame of the pocket voice 20 times slower than one.
+    """
+    return settings.cpu_threads or max(1, min(8, (os.cpu_count() or 1) - 1))
 
 
 def _choose_device(wanted: str) -> torch.device:

@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.core.errors import PromptTooLongError
-from backend.models.prompt import ReferenceTurn, build_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from backend.core.types import Turn
     from backend.engine.kv_cache import KVCache
     from backend.models.dual_ar import DualAR
-    from backend.models.tokenizer import Tokenizer
 
 RESERVED_FOR_SPEECH = 2048
 """Positions the official package keeps free behind a prompt: 95 s of S1-mini's speech."""
@@ -29,14 +24,6 @@ RESERVED_FOR_SPEECH = 2048
 def max_prompt_positions(max_positions: int) -> int:
     """Positions a prompt may take: all but 2,048 as officially, or half where that leaves less."""
     return max_positions - min(RESERVED_FOR_SPEECH, max_positions // 2)
-
-
-def prompt_rows(
-    tokenizer: Tokenizer, text: str, turns: Sequence[Turn], num_codebooks: int
-) -> Tensor:
-    """Rows of the prompt, ``[1 + K, T]`` int64 on the CPU."""
-    references = [ReferenceTurn(turn.text, torch.from_numpy(turn.codes)) for turn in turns]
-    return build_prompt(tokenizer, text, references, num_codebooks)
 
 
 def prefill_prompt(model: DualAR, rows: Tensor, kv: KVCache) -> Tensor:

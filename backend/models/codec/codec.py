@@ -1,0 +1,220 @@
+"""The codec as the engine sees it: samples to codes, codes to samples, whole or as a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.models.codec.decoder import Decoder
+from backend.models.codec.encoder import Encoder
+from backend.models.codec.layers import history_shapes
+from backend.models.codec.quantizer import Quantizer
+from backend.models.codec.state import (
+    DecodeState,
+    EncodeState,
+    new_attention_state,
+    new_histories,
+)
+from backend.models.codec.transformer import WindowTransformer
+
+if TYPE_CHECKING:
+    from backend.models.codec.config import CodecConfig
+
+CodecParts: TypeAlias = Literal["all", "decode"]
+
+ENCODE_CHUNK_FRAMES = 64
+"""Frames that ``encode_reference`` works on at a time. The first layers hold 64 channels per
+sample: 64 frames of S1-mini are 34 MB a tensor, three minutes at once would be 2.1 GB."""
+
+
+class Codec(nn.Module):
+    """Turn speech into frames of codes and back.
+
+    A frame is one column of codes: ``num_codebooks`` of them for ``frame_length`` samples. Both
+    directions are causal without look-ahead: frame ``t`` depends on samples before its end, and
+    sample ``s`` on frames up to its own. So a stream can be decoded frame by frame and gives the
+    samples of the whole.
+
+    The modules are functions of their inputs: streams keep their past in a ``DecodeState``, and
+    any number of them can use one codec. Public methods run in inference mode.
+
+    Args:
+        config: Sizes.
+        parts: ``"decode"`` leaves out what only ``encode_reference`` needs (53 % of S1-mini).
+    """
+
+    def __init__(self, config: CodecConfig, parts: CodecParts = "all") -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config) if parts == "all" else None
+        self.quantizer = Quantizer(config, with_encoder=parts == "all")
+        self.decoder = Decoder(config)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.sample_rate
+
+    @property
+    def frame_length(self) -> int:
+        """Samples per frame."""
+        return self.config.frame_length
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes per frame, the semantic one included."""
+        return self.config.num_codebooks
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook."""
+        return self.config.codebook_sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.quantizer.post_module.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the convolutions and transformers run in; the samples are always float32."""
+        return self.quantizer.post_module.norm.weight.dtype
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether the parts that ``encode_reference`` needs were built."""
+        return self.encoder is not None
+
+    @torch.inference_mode()
+    def encode_reference(
+        self, samples: Tensor, *, chunk_frames: int = ENCODE_CHUNK_FRAMES
+    ) -> Tensor:
+        """Turn a recording of any length into codes.
+
+        Args:
+            samples: ``[B, S]`` float at ``sample_rate``, mono, in -1..1. The end is filled with
+                silence up to a whole frame.
+            chunk_frames: Frames worked on at a time; bounds the memory, does not change the codes.
+
+        Returns:
+            ``[B, K, F]`` int64 with ``F = ceil(S / frame_length)``.
+
+        Raises:
+            ValueError: ``samples`` is not 2-D or empty.
+            RuntimeError: The codec was loaded for decoding only.
+        """
+        if samples.ndim != 2 or samples.shape[1] == 0:
+            raise ValueError(f"samples must be [B, S > 0], got {tuple(samples.shape)}")
+        if self.encoder is None:
+            raise RuntimeError('this codec has no encoder: load it with parts="all"')
+        samples = samples.to(self.device, self.dtype)
+        samples = F.pad(samples, (0, -samples.shape[1] % self.frame_length))[:, None]
+        chunk_length = chunk_frames * self.frame_length
+        if samples.shape[-1] <= chunk_length:
+            return self._encode(self.encoder, samples, None)
+        state = self._new_encode_state(samples.shape[0])
+        chunks = samples.split(chunk_length, dim=-1)
+        return torch.cat([self._encode(self.encoder, chunk, state) for chunk in chunks], dim=-1)
+
+    @torch.inference_mode()
+    def decode_frames(self, codes: Tensor) -> Tensor:
+        """Turn whole codes into samples at once.
+
+        Args:
+            codes: ``[B, K, F]`` integer on the codec's device, F > 0. Row 0 holds semantic codes,
+                the others residual ones; a code beyond its codebook counts as the last entry.
+
+        Returns:
+            ``[B, F * frame_length]`` float32 in -1..1.
+
+        Raises:
+            ValueError: ``codes`` has another shape.
+        """
+        self._check_codes(codes)
+        return self.decoder(self.quantizer.upsampled(codes)).squeeze(1)
+
+    @torch.inference_mode()
+    def decode_chunked(self, codes: Tensor, chunk_frames: int) -> Tensor:
+        """Turn whole codes into samples, ``chunk_frames`` at a time.
+
+        The samples are those of ``decode_frames``; the memory does not grow with F, and on a CPU
+        the intermediate results stay in the cache.
+        """
+        self._check_codes(codes)
+        if chunk_frames < 1:
+            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+        state = self.new_decode_state(codes.shape[0])
+        chunks = codes.split(chunk_frames, dim=-1)
+        return torch.cat([self.decode_stream(chunk, state) for chunk in chunks], dim=-1)
+
+    @torch.inference_mode()
+    def decode_stream(self, codes: Tensor, state: DecodeState) -> Tensor:
+        """Turn the next frames of ``B`` streams into their samples.
+
+        Args:
+            codes: ``[B, K, f]`` integer on the codec's device, f > 0; each call may have another f.
+            state: From ``new_decode_state``; advanced by f frames.
+
+        Returns:
+            ``[B, f * frame_length]`` float32: exactly the samples of these frames, nothing held
+            back. Over the calls they join to what ``decode_frames`` gives for all frames.
+
+        Raises:
+            ValueError: ``codes`` has another shape, or a batch size that is not the state's.
+        """
+        self._check_codes(codes)
+        if codes.shape[0] != state.batch_size:
+            raise ValueError(
+                f"codes hold {codes.shape[0]} streams, the state holds {state.batch_size}"
+            )
+        histories = iter(state.histories)
+        latents = self.quantizer.upsampled(codes, state.attentions[0], histories)
+        return self.decoder(latents, histories).squeeze(1)
+
+    def new_decode_state(self, batch_size: int = 1) -> DecodeState:
+        """Give the state of ``batch_size`` streams that have not begun (9 MB each for S1-mini)."""
+        device, dtype = self.device, self.dtype
+        *shapes, last = [*history_shapes(self.quantizer.upsample), *history_shapes(self.decoder)]
+        return DecodeState(
+            attentions=[new_attention_state(self.config.transformer, batch_size, device, dtype)],
+            histories=[
+                *new_histories(shapes, batch_size, device, dtype),
+                # The last convolution runs in float32 at least.
+                *new_histories(
+                    [last], batch_size, device, torch.promote_types(dtype, torch.float32)
+                ),
+            ],
+        )
+
+    def reserve_positions(self, num_frames: int) -> None:
+        """Make room for streams of ``num_frames``, so that no call grows a table meanwhile."""
+        self.quantizer.post_module.rotary.reserve(num_frames, self.device)
+
+    def _new_encode_state(self, batch_size: int) -> EncodeState:
+        assert self.encoder is not None
+        assert self.quantizer.downsample is not None
+        device, dtype = self.device, self.dtype
+        transformers = [m for m in self.encoder.modules() if isinstance(m, WindowTransformer)]
+        configs = [*[m.config for m in transformers], self.config.transformer]
+        shapes = [*history_shapes(self.encoder), *history_shapes(self.quantizer.downsample)]
+        return EncodeState(
+            attentions=[new_attention_state(c, batch_size, device, dtype) for c in configs],
+            histories=new_histories(shapes, batch_size, device, dtype),
+        )
+
+    def _encode(self, encoder: Encoder, samples: Tensor, state: EncodeState | None) -> Tensor:
+        if state is None:
+            return self.quantizer.quantize(encoder(samples))
+        histories = iter(state.histories)
+        *inner, last = state.attentions
+        latents = encoder(samples, iter(inner), histories)
+        return self.quantizer.quantize(latents, last, histories)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.ndim != 3 or codes.shape[1] != self.num_codebooks or codes.shape[2] == 0:
+            raise ValueError(
+                f"codes must be [B, {self.num_codebooks}, F > 0], got {tuple(codes.shape)}"
+            )

@@ -1,0 +1,167 @@
+"""The causal building blocks of encoder, quantizer and decoder.
+
+All of them map ``[B, C, T]`` to ``[B, C', T']`` and look only backwards. With ``histories`` they
+continue a stream: the result is that of the whole signal, cut where the chunks were cut.
+
+Source:
+    Layout and parameter names after fish-speech 0.1.0 (Apache-2.0), ``models/dac/modded_dac.py``
+    and ``models/dac/rvq.py``, so that its state dicts fit once weight norm is folded. The code is
+    our own; streaming, the folded weights and the order of operations in the snake are additions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.models.codec.state import Histories
+
+
+def widened(x: Tensor) -> Tensor:
+    """Give ``x`` in float32 if it is of a narrower type, else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def with_past(x: Tensor, length: int, histories: Histories | None) -> Tensor:
+    """Put the ``length`` inputs before ``x`` in front of it and remember the newest ones.
+
+    Args:
+        x: ``[B, C, T]``.
+        length: Past inputs wanted; with 0 nothing is taken from ``histories``.
+        histories: Where they are kept, or None at the beginning of a signal that comes whole:
+            then they are zeros.
+
+    Returns:
+        ``[B, C, length + T]``.
+    """
+    if length == 0:
+        return x
+    if histories is None:
+        return F.pad(x, (length, 0))
+    history = next(histories)
+    joined = torch.cat((history, x), dim=-1)
+    history.copy_(joined[..., -length:])
+    return joined
+
+
+class CausalConv1d(nn.Module):
+    """A convolution that sees its own and earlier inputs only.
+
+    ``T`` must be a multiple of ``stride``; then ``T / stride`` outputs come out, without any
+    padding on the right.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(
+            in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups
+        )
+        self.history_length = (kernel_size - 1) * dilation + 1 - stride
+
+    def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
+        """Convolve ``[B, C, T]`` into ``[B, C', T / stride]``."""
+        return self.conv(with_past(x, self.history_length, histories))
+
+
+class CausalConvTranspose1d(nn.Module):
+    """An upsampling convolution whose output ``t * stride + j`` needs inputs up to ``t`` only.
+
+    Input ``t`` reaches into the next ``kernel_size - stride`` outputs. A stream therefore runs
+    its last input once more and drops the outputs that it has given already: cheaper than it
+    sounds (one input in ``T``), and every output is one sum, as in the whole signal.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
+        self.stride = stride
+        self.history_length = (kernel_size - 1) // stride
+
+    def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
+        """Upsample ``[B, C, T]`` into ``[B, C', T * stride]``."""
+        past = 0 if histories is None else self.history_length
+        y = self.conv(with_past(x, past, histories))
+        return y[..., past * self.stride : (past + x.shape[-1]) * self.stride]
+
+
+class Snake(nn.Module):
+    """The activation ``x + sin(alpha * x)**2 / alpha``, with one ``alpha`` per channel.
+
+    It is computed in float32 at least, whatever comes in: half precision would round the angle, whose error
+    the sine does not forgive (at an angle of 8, bfloat16 is off by up to 0.03 rad).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, T]`` to the same shape and dtype."""
+        alpha = widened(self.alpha)
+        wave = (x * alpha).sin_().square_()
+        # 1e-9 as in training, where it kept alpha = 0 finite.
+        return torch.addcmul(widened(x), wave, (alpha + 1e-9).reciprocal()).to(x.dtype)
+
+
+class ResidualUnit(nn.Module):
+    """``x + conv1(snake(conv7(snake(x))))``, the inner convolution dilated."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            [
+                Snake(channels),
+                CausalConv1d(channels, channels, 7, dilation=dilation),
+                Snake(channels),
+                CausalConv1d(channels, channels, 1),
+            ]
+        )
+
+    def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
+        """Map ``[B, C, T]`` to the same shape."""
+        first_snake, wide, second_snake, narrow = self.block
+        y = narrow(second_snake(wide(first_snake(x), histories)))
+        return y.add_(x)
+
+
+class ConvNeXtBlock(nn.Module):
+    """A depthwise convolution over time, then a small network over channels, added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = CausalConv1d(channels, channels, 7, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
+        """Map ``[B, C, T]`` to the same shape."""
+        y = self.norm(self.dwconv(x, histories).transpose(1, 2))
+        y = self.pwconv2(F.gelu(self.pwconv1(y)))
+        return torch.addcmul(x, y.transpose(1, 2), self.gamma[:, None])
+
+
+def history_shapes(module: nn.Module) -> Iterator[tuple[int, int]]:
+    """Yield ``(channels, history_length)`` of every convolution with a past, in running order.
+
+    Modules are registered in the order in which they run; the streaming tests hold that.
+    """
+    for child in module.modules():
+        if isinstance(child, CausalConv1d | CausalConvTranspose1d) and child.history_length > 0:
+            yield child.conv.in_channels, child.history_length
