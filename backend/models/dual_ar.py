@@ -47,11 +47,13 @@ class DualAR(nn.Module):
     def __init__(self, config: DualARConfig, residual_size: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.residual_size = residual_size or min(OFFICIAL_RESIDUAL_SIZE, config.codebook_size)
-        if self.residual_size > config.codebook_size:
+        if residual_size is None:
+            residual_size = min(OFFICIAL_RESIDUAL_SIZE, config.codebook_size)
+        if not 0 < residual_size <= config.codebook_size:
             raise ValueError(
-                f"residual_size {self.residual_size} exceeds codebook_size {config.codebook_size}"
+                f"residual_size {residual_size} must be 1..codebook_size ({config.codebook_size})"
             )
+        self.residual_size = residual_size
         self.semantic_begin_id = 0
         self.num_semantic = 0
         self.embeddings = _embedding(config.vocab_size, config.dim)

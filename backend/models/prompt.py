@@ -85,7 +85,8 @@ def prompt_rows_for_codes(tokenizer: Tokenizer, codes: Any, num_codebooks: int) 
         InvalidInputError: Wrong shape, not integers, negative, or a semantic code that the
             tokenizer has no token for.
     """
-    codes = torch.as_tensor(codes).cpu()
+    # a copy: numpy arrays of voices are read-only, which tensors cannot be
+    codes = codes.cpu() if isinstance(codes, Tensor) else torch.tensor(codes)
     if codes.ndim != 2 or codes.shape[0] != num_codebooks:
         raise InvalidInputError(
             f"reference codes must have the shape [{num_codebooks}, frames], "

@@ -87,7 +87,10 @@ def write_safetensors(
     header = {QUANTIZATION_KEY: NO_QUANTIZATION, **metadata, FORMAT_KEY: FORMAT}
     partial = path.with_name(path.name + ".partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask allows; save_file makes it 0600
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial, header)
+        partial.chmod(mode)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -117,7 +120,7 @@ def assign_strict(
         CheckpointMismatchError: Names or shapes differ; the message lists them.
         CheckpointError: A weight is not finite in ``dtype``.
     """
-    _check_fit(module, tensors, what)
+    check_fit(module, tensors, what)
     ready: dict[str, Tensor] = {}
     for name, value in tensors.items():
         target = dtype if value.is_floating_point() else value.dtype
@@ -133,7 +136,8 @@ def assign_strict(
     module.requires_grad_(requires_grad=False)
 
 
-def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Compare names and shapes, reading no values; see ``assign_strict``."""
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in tensors.items()}
     problems = [

@@ -102,8 +102,8 @@ class CausalConvTranspose1d(nn.Module):
 class Snake(nn.Module):
     """The activation ``x + sin(alpha * x)**2 / alpha``, with one ``alpha`` per channel.
 
-    It is computed in float32 at least, whatever comes in: half precision would round the angle, whose error
-    the sine does not forgive (at an angle of 8, bfloat16 is off by up to 0.03 rad).
+    It is computed in float32 at least, whatever comes in: half precision would round the angle,
+    and the sine does not forgive that (at an angle of 8, bfloat16 is off by up to 0.03 rad).
     """
 
     def __init__(self, channels: int) -> None:
