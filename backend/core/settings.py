@@ -83,8 +83,8 @@ class Settings(BaseSettings):
     """Compile the transformer with torch.compile. Not built so far: `true` stops the start."""
 
     cpu_threads: int = Field(default=0, ge=0, le=256)
-    """Threads for the model's work on a CPU. 0 takes all cores but one, at most 8: PyTorch's threads
-    wait by spinning, and with none left for the rest of the machine everything slows down."""
+    """Threads for the model's work on a CPU. 0 takes all cores but one, at most 8: they wait
+    for each other by spinning, so with no core left for others everything slows down."""
 
     # --- size and memory -----------------------------------------------------------------------
     max_seq_len: int = Field(default=4096, ge=256, le=32768)

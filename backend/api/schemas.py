@@ -1,0 +1,248 @@
+"""What goes over the wire: request and response bodies. Their texts are the public documentation.
+
+Bounds are stated with ``Field`` and enforced by pydantic; what the service can judge better (the
+text, the recording, the names of voices and formats) is left to it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from backend.audio.formats import OUTPUT_FORMATS
+from backend.service.requests import MAX_SEED
+
+MAX_NEW_TOKENS = 32768
+MAX_TOP_K = 65536
+_FOX = "The quick brown fox jumps over the lazy dog."
+
+
+def _null_means(default: object) -> BeforeValidator:
+    def replace_null(value: object) -> object:
+        return default if value is None else value
+
+    return BeforeValidator(replace_null)
+
+
+class TtsRequest(BaseModel):
+    """What to say and how. Optional fields may be absent or null."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [{"text": _FOX, "format": "wav", "seed": 7}]},
+    )
+
+    text: Annotated[str, Field(examples=[_FOX])]
+    """What to say. Long texts are cut into segments that are spoken one after another."""
+
+    voice: str | None = None
+    """Name of a voice from `GET /voices`. Without it and without `speaker_file` the model's default
+    voice speaks; a model without voices draws one by the seed. Not together with
+    `speaker_file`."""
+
+    prompt_text: str | None = None
+    """What is said in `speaker_file`, word for word. Without it the voice is copied less well."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    """0 takes the likeliest sound every time, higher values vary more. Default: the model's."""
+
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """Keeps the likeliest sounds up to this share of probability. Default: the model's."""
+
+    top_k: Annotated[int, Field(ge=0, le=MAX_TOP_K)] | None = None
+    """Keeps at most this many sounds; 0 keeps all. Default: the model's."""
+
+    repetition_penalty: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] | None = None
+    """Above 1 makes what was just said less likely; 1 is off. Default: the model's."""
+
+    max_new_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] | None = None
+    """Most frames of one segment (about 21 a second); 0 means as many as the model can hold.
+    Default: the model's."""
+
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    """The same seed with the same request gives the same sound. Without one a seed is drawn and
+    returned in `X-Seed`."""
+
+    format: Annotated[
+        str, _null_means("wav"), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
+    ] = "wav"
+    """File format of the answer. `pcm` is raw 16-bit little-endian mono at `X-Sample-Rate`."""
+
+    stream: Annotated[bool, _null_means(True)] = True
+    """true: bytes come as they are made. false: one whole file with `Content-Length`, a header that
+    states the length, and all figures in the response headers."""
+
+
+class CacheClearRequest(BaseModel):
+    """Which cache to empty."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    cache: Annotated[Literal["all", "voice_codes", "semantic"], _null_means("all")] = "all"
+    """`voice_codes`: uploaded recordings; `semantic`: spoken texts."""
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """Kind of error, for programs."""
+    message: str
+    """What is wrong and what to do about it, for people."""
+    param: str | None = None
+    """The field that is wrong, where it is one."""
+    request_id: str
+    """Names the request in the server's log."""
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class VoiceResponse(BaseModel):
+    """A voice to choose by name."""
+
+    name: str
+    description: str
+    language: str
+    text: str
+    duration_s: float
+    is_default: bool
+
+
+class VoicesResponse(BaseModel):
+    """All voices of the loaded model."""
+
+    voices: list[VoiceResponse]
+
+
+class MarkerResponse(BaseModel):
+    """One marker, how it is used, and a text that uses it."""
+
+    marker: str
+    use: str
+    example: str
+
+
+class MarkerGroupResponse(BaseModel):
+    """Markers of one kind."""
+
+    name: str
+    use: str
+    markers: list[MarkerResponse]
+
+
+class EmotionsResponse(BaseModel):
+    """All markers of the S1 family."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    known_by_model: bool | None
+    """Whether the loaded model was trained with them; null when that is not known."""
+    note: str
+    count: int
+    groups: list[MarkerGroupResponse]
+
+
+class QueueResponse(BaseModel):
+    """Requests in the engine."""
+
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+
+
+class GpuResponse(BaseModel):
+    """The graphics card; what its driver does not tell is null."""
+
+    name: str
+    memory_used_mib: float | None
+    memory_total_mib: float | None
+    utilization_percent: float | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class HealthResponse(BaseModel):
+    """How the service is."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    status: Literal["starting", "ready", "failed", "closed"]
+    detail: str
+    """Why, when the status is not `ready`."""
+    model: str
+    device: str
+    precision: str
+    sample_rate: int | None
+    notes: list[str]
+    """What differs from what the settings asked for."""
+    queue: QueueResponse
+    memory_bytes: int | None
+    gpus: list[GpuResponse]
+    version: str
+    uptime_s: float
+
+
+class CacheClearResponse(BaseModel):
+    """Entries that were dropped, by cache."""
+
+    cleared: dict[str, int]
+
+
+class RequestFiguresResponse(BaseModel):
+    """What one request cost; null where it was not measured or did not happen."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    request_id: str
+    status: Literal["ok", "failed", "cancelled", "rejected"]
+    started_at: float
+    """UNIX time in seconds."""
+    error: str | None
+    voice: str | None
+    format: str | None
+    seed: int | None
+    num_chars: int | None
+    num_frames: int | None
+    finish_reason: str | None
+    audio_duration_s: float | None
+    ttfa_ms: float | None
+    """From the body read to the first audio byte; only for streams."""
+    latency_ms: float | None
+    """From the body read to the last byte."""
+    queue_ms: float | None
+    rtf: float | None
+    """`latency / audio duration`; below 1 is faster than real time."""
+    x_realtime: float | None
+    stages_ms: dict[str, float]
+    cache: str
+    """`hit` or `miss` of the semantic cache; empty when it was not asked."""
+    cache_hits: dict[str, bool]
+
+
+class RequestsResponse(BaseModel):
+    """The newest finished requests, newest first."""
+
+    requests: list[RequestFiguresResponse]
+
+
+class RootResponse(BaseModel):
+    """Where to go from here."""
+
+    name: str
+    version: str
+    docs: str
+    endpoints: dict[str, str]
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers for OpenAPI."""
+    return {status: {"model": ErrorResponse} for status in statuses}

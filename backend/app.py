@@ -1,0 +1,196 @@
+"""The composition root: settings -> engine -> service -> API.
+
+``python -m backend.app`` serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from backend import __version__
+from backend.api import cache, emotions, health, metrics, root, speech, voices
+from backend.api.context import ApiContext
+from backend.api.errors import add_error_handlers
+from backend.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from backend.api.streaming import SPEECH_HEADERS
+from backend.core.errors import ConfigurationError, TTSError
+from backend.core.model_location import resolve_model_dir
+from backend.core.settings import Settings, read_settings
+from backend.service.cpu_pool import CpuPool
+from backend.service.synthesis import SynthesisService
+from backend.telemetry.logs import setup_logging
+from backend.telemetry.nvml import GpuSampler
+from backend.worker.build import build_engine_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from backend.core.contract import EngineClient
+
+logger = logging.getLogger(__name__)
+
+ROUTERS = (
+    root.router,
+    speech.router,
+    voices.router,
+    emotions.router,
+    health.router,
+    metrics.router,
+    cache.router,
+)
+"""Further dialects of the API are further routers on the same service."""
+
+EXIT_MISCONFIGURED = 2
+GRACEFUL_SHUTDOWN_S = 5
+
+_DESCRIPTION = """Text to speech with voice cloning, on your own machine.
+
+`POST /tts` speaks, `GET /voices` and `GET /emotions` tell what can be asked for. Every answer that
+is not a success has the body `{"error": {"type", "message", "param", "request_id"}}`."""
+
+
+def create_app(
+    settings: Settings | None = None,
+    engine: EngineClient | None = None,
+    *,
+    on_start_failure: Callable[[str], None] | None = None,
+) -> FastAPI:
+    """Put the service together. Nothing is loaded before the app's lifespan begins.
+
+    Args:
+        settings: Read from the environment and ``.env`` when None.
+        engine: Another engine than the one the settings ask for (tests, another process).
+        on_start_failure: Told why, when the engine cannot be loaded; without it the app goes on
+            serving ``/health``, which then says ``failed``.
+
+    Raises:
+        SettingsError: A setting is unknown or malformed.
+        CheckpointError: There is no such model.
+    """
+    settings = settings or read_settings()
+    model_dir = resolve_model_dir(settings)
+    engine = engine or build_engine_client(settings)
+    pool = CpuPool()
+    service = SynthesisService(engine, settings, model_dir, pool)
+    gpu = GpuSampler(_gpu_index(settings))
+    service.metrics.watch_gpu(gpu.read)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        await pool.run(gpu.open)
+        await engine.start()
+        opening = asyncio.create_task(service.open())
+        opening.add_done_callback(partial(_report_opening, on_start_failure))
+        app.state.opening = opening  # done when the service can speak, or never will
+        try:
+            yield
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            await service.close()
+            gpu.close()
+            await asyncio.to_thread(pool.close)
+
+    app = FastAPI(
+        title="Fish Speech server",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.state.context = ApiContext(settings, service, gpu, pool, __version__)
+    for router in ROUTERS:
+        app.include_router(router)
+    add_error_handlers(app)
+    _add_middleware(app, settings)
+    return app
+
+
+def main() -> int:
+    """Serve until told to stop.
+
+    Returns:
+        Exit code: 0, or ``EXIT_MISCONFIGURED`` after one line that says what is wrong.
+    """
+    failures: list[str] = []
+    try:
+        settings = read_settings()
+        _setup_logging(settings)
+        app = create_app(settings, on_start_failure=lambda why: _stop(server, failures, why))
+    except ConfigurationError as error:
+        return _refuse(str(error))
+    # One worker always: a second one would be a second copy of the model.
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        workers=1,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+    )
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn passes Ctrl-C on after a clean shutdown
+        logger.info("stopped")
+    return _refuse(failures[0]) if failures else 0
+
+
+def _report_opening(on_failure: Callable[[str], None] | None, opening: asyncio.Task[None]) -> None:
+    error = None if opening.cancelled() else opening.exception()
+    if error is None:
+        return
+    is_expected = isinstance(error, TTSError)
+    if on_failure is None or not is_expected:
+        # what the project raises on purpose says it all; anything else needs its traceback
+        logger.error("the service cannot speak: %s", error, exc_info=None if is_expected else error)
+    if on_failure is not None:
+        on_failure(str(error) or type(error).__name__)
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Add what every request passes; what is added last is met first."""
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_upload_mb << 20)
+    app.add_middleware(RequestContextMiddleware)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=list(SPEECH_HEADERS),
+    )
+
+
+def _gpu_index(settings: Settings) -> int:
+    _, _, index = settings.device.partition(":")
+    return int(index or 0)
+
+
+def _setup_logging(settings: Settings) -> None:
+    token = settings.hf_token
+    secrets = () if token is None else (token.get_secret_value(),)
+    setup_logging(settings.log_level, settings.log_format, secrets=secrets)
+
+
+def _stop(server: uvicorn.Server, failures: list[str], why: str) -> None:
+    failures.append(why)
+    server.should_exit = True
+
+
+def _refuse(why: str) -> int:
+    sys.stderr.write(f"cannot start: {why}\n")
+    return EXIT_MISCONFIGURED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

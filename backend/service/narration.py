@@ -1,0 +1,176 @@
+"""Speak the segments of one text one after another, each as the continuation of the last."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import struct
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backend.core.errors import GenerationError, QueueFullError
+from backend.core.types import AudioChunk, SynthesisRequest, Turn
+from backend.service.cache import SemanticCache, SpokenCodes, semantic_key
+from backend.service.ledger import SEMANTIC
+from backend.service.text import text_weight
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from numpy.typing import NDArray
+
+    from backend.core.contract import EngineClient
+    from backend.core.types import EngineInfo, SamplingParams, SynthesisSummary
+    from backend.service.ledger import SpeechLedger
+
+SLOW_SPEECH_WEIGHT_PER_S = 8.0
+PAUSES_S = 2.0
+"""Speech of weight w takes at most about ``w / 8 + 2`` seconds: half as fast as people speak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Narration:
+    """What is to be spoken, all decided.
+
+    Attributes:
+        request_id: Names the request.
+        segments: The text in stretches.
+        references: The voice; empty when the seed draws one.
+        sampling: With the request's seed.
+        stream: Small first chunks.
+    """
+
+    request_id: str
+    segments: Sequence[str]
+    references: tuple[Turn, ...]
+    sampling: SamplingParams
+    stream: bool
+
+
+class Narrator:
+    """Turn narrations into sound. Confined to the event loop.
+
+    Args:
+        engine: Speaks one segment at a time.
+        cache: Segments that were spoken before.
+    """
+
+    def __init__(self, engine: EngineClient, cache: SemanticCache) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._serials = itertools.count(1)
+
+    async def speak(
+        self, narration: Narration, info: EngineInfo, ledger: SpeechLedger
+    ) -> AsyncGenerator[NDArray[np.float32], None]:
+        """Yield ``[S]`` float32 samples as they are made; closing stops the engine's work.
+
+        Raises:
+            GenerationError: Not one frame came out.
+            Exception: Whatever ``EngineClient.synthesize`` raises.
+        """
+        spoken: list[Turn] = []
+        for idx, text in enumerate(narration.segments):
+            sampling = replace(narration.sampling, seed=segment_seed(narration.sampling.seed, idx))
+            turns = await self._turns_for(text, narration.references, spoken, info)
+            frames: list[NDArray[np.int32]] = []
+            chunks = self._speak_segment(narration, text, turns, sampling, info, ledger)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    frames.append(chunk.codes)
+                    ledger.note_samples(chunk.samples.size)
+                    yield chunk.samples
+            if frames:
+                spoken.append(Turn(text, np.concatenate(frames, axis=1)))
+        if not spoken:
+            raise GenerationError("the model ended without a sound; try another seed or text")
+
+    async def _turns_for(
+        self, text: str, references: tuple[Turn, ...], spoken: list[Turn], info: EngineInfo
+    ) -> tuple[Turn, ...]:
+        """Give what the segment continues: the references and the segment before it.
+
+        Without references the first segment stays as well: it is what fixes the voice. What does
+        not fit the model's positions is left out, the earliest first.
+        """
+        earlier = spoken[-1:] if references or len(spoken) < 2 else [spoken[0], spoken[-1]]
+        room = min(info.max_prompt_positions, info.max_positions - frames_needed(text, info))
+        while earlier:
+            turns = (*references, *earlier)
+            if await self._engine.prompt_length(text, turns) <= room:
+                return turns
+            earlier = earlier[1:]
+        return references
+
+    async def _speak_segment(
+        self,
+        narration: Narration,
+        text: str,
+        turns: tuple[Turn, ...],
+        sampling: SamplingParams,
+        info: EngineInfo,
+        ledger: SpeechLedger,
+    ) -> AsyncGenerator[AudioChunk, None]:
+        key = semantic_key(text, turns, sampling, info)
+        cached = self._cache.get(key)
+        ledger.note_cache(SEMANTIC, is_hit=cached is not None)
+        request = SynthesisRequest(
+            # the engine's ids must differ even where clients repeat theirs
+            request_id=f"{narration.request_id}/{next(self._serials)}",
+            text="" if cached else text,
+            turns=() if cached else turns,
+            sampling=sampling,
+            codes=cached.codes if cached else None,
+            stream=narration.stream,
+        )
+        frames: list[NDArray[np.int32]] = []
+        results = self._submit(request, is_admitted=ledger.num_samples > 0)
+        async with aclosing(results):
+            async for result in results:
+                if isinstance(result, AudioChunk):
+                    frames.append(result.codes)
+                    yield result
+                    continue
+                reason = cached.finish_reason if cached else result.finish_reason
+                ledger.note_summary(result, reason)
+                if frames and not cached:
+                    codes = np.concatenate(frames, axis=1)
+                    self._cache.put(key, SpokenCodes(codes, reason))
+
+    async def _submit(
+        self, request: SynthesisRequest, *, is_admitted: bool
+    ) -> AsyncGenerator[AudioChunk | SynthesisSummary, None]:
+        """Run a request; a full queue refuses new speech, but speech that has begun waits."""
+        while True:
+            results = self._engine.synthesize(request)
+            async with aclosing(results):
+                try:
+                    first = await anext(results)
+                except QueueFullError as error:
+                    if not is_admitted:
+                        raise
+                    retry_after_s = error.retry_after_s
+                else:
+                    yield first
+                    async for result in results:
+                        yield result
+                    return
+            await asyncio.sleep(retry_after_s)
+
+
+def segment_seed(seed: int, segment_idx: int) -> int:
+    """Give each segment its own noise; the first has the request's seed itself."""
+    if segment_idx == 0:
+        return seed
+    digest = hashlib.blake2s(struct.pack("<QQ", seed, segment_idx), digest_size=4)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def frames_needed(text: str, info: EngineInfo) -> int:
+    """Estimate from above how many frames a segment takes."""
+    seconds = text_weight(text) / SLOW_SPEECH_WEIGHT_PER_S + PAUSES_S
+    return round(seconds * info.frame_rate)

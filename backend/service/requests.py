@@ -1,0 +1,120 @@
+"""What goes into the service, as plain values, and the speech that comes out.
+
+Every dialect of the API (and whatever else will ask for speech) makes a ``SpeechRequest``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from backend.core.types import SamplingParams
+    from backend.service.ledger import SpeechLedger
+
+_Number = TypeVar("_Number", int, float)
+
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOverrides:
+    """What a request says about sampling; None takes the model's own default.
+
+    Meaning and ranges are those of ``SamplingParams``.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
+
+    def apply(self, defaults: SamplingParams, seed: int) -> SamplingParams:
+        """Give ``defaults`` with what is said here, and the seed."""
+        return replace(
+            defaults,
+            temperature=_or(self.temperature, defaults.temperature),
+            top_p=_or(self.top_p, defaults.top_p),
+            top_k=_or(self.top_k, defaults.top_k),
+            repetition_penalty=_or(self.repetition_penalty, defaults.repetition_penalty),
+            max_new_tokens=_or(self.max_new_tokens, defaults.max_new_tokens),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedReference:
+    """A recording whose voice is to be continued.
+
+    Attributes:
+        content: The file as it came.
+        text: What is said in it; empty when the client does not say.
+    """
+
+    content: bytes
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechRequest:
+    """One request for speech.
+
+    Attributes:
+        request_id: Names the request in logs, headers and metrics.
+        text: What to say.
+        voice: Name of a voice; None takes the recording, else the model's default voice.
+        reference: A recording instead of a named voice.
+        sampling: What differs from the model's defaults.
+        seed: 0..``MAX_SEED`` fixes the take; None draws one.
+        format: A name of ``OUTPUT_FORMATS``.
+        stream: True gives bytes as they are made; False one whole file.
+    """
+
+    request_id: str
+    text: str
+    voice: str | None = None
+    reference: UploadedReference | None = None
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    seed: int | None = None
+    format: str = "wav"
+    stream: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Speech that has begun: its first bytes exist, so nothing can turn into an early error.
+
+    Iterate over ``chunks`` and call ``aclose`` in any case; it stops work that is not done.
+
+    Attributes:
+        media_type: Value of ``Content-Type``.
+        extension: File extension without the dot.
+        sample_rate: Hz of the sound inside the file.
+        ledger: What is known so far; complete once the bytes have ended.
+        first: The first bytes; all of them for a whole file.
+        rest: What follows.
+    """
+
+    media_type: str
+    extension: str
+    sample_rate: int
+    ledger: SpeechLedger
+    first: bytes
+    rest: AsyncGenerator[bytes, None]
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield all bytes."""
+        yield self.first
+        async for piece in self.rest:
+            yield piece
+
+    async def aclose(self) -> None:
+        """End the request; does nothing when it has ended."""
+        await self.rest.aclose()
+
+
+def _or(value: _Number | None, default: _Number) -> _Number:
+    return default if value is None else value
