@@ -11,7 +11,7 @@ from backend.telemetry.recent import RequestRecord, RequestStatus, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.core.types import SynthesisSummary
+    from backend.core.types import AudioChunk, SynthesisSummary
 
 VOICE_CODES = "voice_codes"
 SEMANTIC = "semantic"
@@ -77,9 +77,10 @@ class SpeechLedger:
         """Note whether a cache had an answer; one miss makes the whole a miss."""
         self.cache_hits[cache] = is_hit and self.cache_hits.get(cache, True)
 
-    def note_samples(self, num_samples: int) -> None:
-        """Note that so many samples came from the engine."""
-        self.num_samples += num_samples
+    def note_chunk(self, chunk: AudioChunk) -> None:
+        """Note that sound came from the engine."""
+        self.num_samples += chunk.samples.size
+        self.num_frames += chunk.codes.shape[1]
 
     def note_summary(self, summary: SynthesisSummary, finish_reason: FinishReason) -> None:
         """Add what the engine says about one stretch.
@@ -89,7 +90,6 @@ class SpeechLedger:
             finish_reason: Why the stretch ended when it was made; differs from the summary's when
                 it came from the cache.
         """
-        self.num_frames += summary.num_frames
         self.finish_reason = finish_reason
         self.add_stage(Stage.QUEUE, summary.queue_s)
         self.add_stage(Stage.CODEC, summary.codec_s)

@@ -82,7 +82,7 @@ class Narrator:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     frames.append(chunk.codes)
-                    ledger.note_samples(chunk.samples.size)
+                    ledger.note_chunk(chunk)
                     yield chunk.samples
             if frames:
                 spoken.append(Turn(text, np.concatenate(frames, axis=1)))

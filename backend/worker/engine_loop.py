@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from backend.core.errors import EngineUnavailableError, ServiceClosedError
+from backend.core.errors import EngineUnavailableError, ServiceClosedError, TTSError
 from backend.core.types import EngineState, EngineStatus
 from backend.serving.scheduler import Scheduler
 
@@ -82,10 +82,8 @@ class EngineLoop:
         try:
             engine = self._load_engine()
             engine.warm_up()
-        except Exception as error:
-            logger.exception("the engine failed to start")
-            self._status = EngineStatus(EngineState.FAILED, str(error))
-            self.ready.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - a failed start is reported, whatever it was
+            self._note_failed_start(error)
             self._end()
             return
         self._engine = engine
@@ -93,6 +91,19 @@ class EngineLoop:
         self._note_status(engine, self._scheduler)
         self.ready.set_result(engine.info)
         self._serve_until_end(engine, self._scheduler)
+
+    def _note_failed_start(self, error: Exception) -> None:
+        """Say why there is no engine: in a line where the reason is known, else with a trace."""
+        reason = str(error) if isinstance(error, TTSError) else f"{type(error).__name__}: {error}"
+        logger.error(
+            "the engine failed to start: %s",
+            reason,
+            exc_info=None if isinstance(error, TTSError) else error,
+        )
+        self._status = EngineStatus(EngineState.FAILED, reason)
+        failure = EngineUnavailableError(f"the engine failed to start: {reason}")
+        failure.__cause__ = error
+        self.ready.set_exception(failure)
 
     def _serve_until_end(self, engine: Engine, scheduler: Scheduler) -> None:
         error: Exception = ServiceClosedError("the service is shutting down")

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from backend.core.errors import EngineUnavailableError, QueueFullError, TTSError
+from backend.core.errors import EngineUnavailableError, QueueFullError
 from backend.core.types import AudioChunk, EngineState, EngineStatus, SynthesisSummary
 from backend.worker.engine_loop import EngineLoop
 from backend.worker.mailbox import Mailbox
@@ -56,10 +56,7 @@ class EngineThread:
         Raises:
             EngineUnavailableError: It failed to start; the message says why.
         """
-        try:
-            return await asyncio.shield(asyncio.wrap_future(self._loop.ready))
-        except TTSError as error:
-            raise EngineUnavailableError(f"the engine failed to start: {error}") from error
+        return await asyncio.shield(asyncio.wrap_future(self._loop.ready))
 
     @property
     def info(self) -> EngineInfo | None:

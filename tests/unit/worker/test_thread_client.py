@@ -1,6 +1,7 @@
 """The engine in a thread: start, results, cancellation, limits, failure, end."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 
@@ -125,17 +126,24 @@ async def test_encode_and_prompt_length_reach_the_engine(client: EngineThread):
     assert await client.prompt_length("abc", []) == 3
 
 
-async def test_a_failed_start_is_told_with_its_reason():
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CheckpointError("codec.pth is missing"), "codec.pth is missing"),
+        (MemoryError("too big"), "MemoryError: too big"),
+    ],
+)
+async def test_a_failed_start_is_told_with_its_reason(error: Exception, reason: str):
     def load() -> Engine:
-        raise CheckpointError("codec.pth is missing")
+        raise error
 
     client = client_of(load)
     await client.start()
-    with pytest.raises(EngineUnavailableError, match=r"codec\.pth is missing"):
+    with pytest.raises(EngineUnavailableError, match=re.escape(reason)):
         await client.wait_ready()
     assert client.status().state is EngineState.FAILED
     assert client.info is None
-    with pytest.raises(EngineUnavailableError, match=r"codec\.pth is missing"):
+    with pytest.raises(EngineUnavailableError, match=re.escape(reason)):
         await speak(client, "a")
     await client.close()
 
