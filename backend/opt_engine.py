@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from backend.core.contract import StepResult
-from backend.core.errors import GenerationError
+from backend.core.errors import CheckpointMismatchError, GenerationError
 from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.kv_cache import KVCache
@@ -72,14 +72,12 @@ class LoadedModel:
         Raises:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
-        return cls(
-            name,
-            revision(directory),
-            Tokenizer.from_directory(directory),
-            load_dual_ar(directory, precision.device, precision.dtype),
-            load_codec(directory, precision.device, torch.float32),
-            read_sampling_defaults(directory),
-        )
+        tokenizer = Tokenizer.from_directory(directory)
+        dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
+        codec = load_codec(directory, precision.device, torch.float32)
+        _check_fit(directory, tokenizer, dual_ar, codec)
+        sampling = read_sampling_defaults(directory)
+        return cls(name, revision(directory), tokenizer, dual_ar, codec, sampling)
 
 
 class OptimizedEngine:
@@ -263,6 +261,17 @@ class OptimizedEngine:
             precision=self._precision.name,
             sampling=model.sampling,
             notes=self._precision.notes,
+        )
+
+
+def _check_fit(directory: Path, tokenizer: Tokenizer, dual_ar: DualAR, codec: Codec) -> None:
+    """Refuse networks that were not made for each other."""
+    spoken = (dual_ar.config.num_codebooks, tokenizer.num_semantic)
+    heard = (codec.num_codebooks, codec.codebook_sizes[0])
+    if spoken != heard:
+        raise CheckpointMismatchError(
+            f"{directory}: the model speaks {spoken[0]} codebooks with {spoken[1]} semantic codes, "
+            f"the codec has {heard[0]} with {heard[1]}; take both from the same checkpoint"
         )
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Install the official package for parity tests.")
     parser.add_argument("--dest", type=Path, default=ROOT / ".venv-ref")
     python = make_environment(parser.parse_args().dest.resolve())
-    print(f"Ready: {python}. Run the tests with: python -m pytest -m reference tests/parity")
+    print(f"Ready: {python}. Run the tests with: python -m pytest -m 'reference and not slow'")
 
 
 if __name__ == "__main__":

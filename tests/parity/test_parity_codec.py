@@ -1,6 +1,8 @@
 """Our codec against the official one, run live in its own environment.
 
-Errors seen on two x86 cores with torch 2.13.0: see ``backend/docs/parity.md``.
+Seen on two x86 cores with torch 2.13.0, float32: all codes equal at every size (1,670 of the
+full-size codec, 7,770 of the pocket voice's own speech); relative error of the samples 2.0e-6 at
+full size, 2.4e-7 to 4.5e-7 with the pocket voice; streams within 6.1e-7 and 3.6e-7 of the whole.
 """
 
 from __future__ import annotations

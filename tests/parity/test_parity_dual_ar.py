@@ -1,4 +1,4 @@
-"""Our tokenizer, prompt, networks and sampler against the official package.
+"""Our tokenizer, prompt, networks, sampler and engine against the official package.
 
 Each test runs twice: against the shipped goldens, and, with ``-m reference``, against the package
 itself. Weights are the same on both sides (``tiny_checkpoint.py``), everything else is computed.
@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 
 from backend.core.types import SamplingParams
+from backend.engine.decode_step import FrameDecoder
+from backend.engine.kv_cache import KVCache
+from backend.engine.prefill import prefill_prompt
 from backend.engine.sampling import sample_code
+from backend.engine.slots import Slot
 from backend.models.checkpoint import load_dual_ar
 from backend.models.dual_ar import DualAR
 from backend.models.prompt import build_prompt
@@ -187,6 +191,35 @@ def test_greedy_codes_are_the_official_ones(
     frames = official.results[f"{variant}/{case}/greedy"]
     assert frames.shape[1] == NUM_FRAMES
     assert torch.equal(speak(load(variant), rows, NUM_FRAMES), frames[1:])
+
+
+@variants
+@cases
+@torch.inference_mode()
+def test_the_engine_speaks_the_official_greedy_codes(
+    variant: str, case: str, official: Official, load: Callable[..., DualAR]
+) -> None:
+    model = load(variant)
+    config, device = model.config, torch.device("cpu")
+    sizes = (config.n_fast_layer, config.fast_n_local_heads, 10, config.fast_head_dim)
+    decoder = FrameDecoder(
+        model,
+        KVCache(*sizes, device, torch.float32),
+        model.num_semantic,
+        model.residual_size,
+        model.semantic_begin_id,
+    )
+    sizes = (config.n_layer, config.n_local_heads, config.max_seq_len, config.head_dim)
+    slot = Slot(
+        KVCache(*sizes, device, torch.float32),
+        sampling=SamplingParams(temperature=0.0, repetition_penalty=1.0),
+        generator=torch.Generator().manual_seed(0),
+        recent=torch.zeros(10, 16, dtype=torch.int64),
+    )
+    slot.hidden = prefill_prompt(model, official.results[f"{variant}/{case}/prompt"], slot.kv)
+    frames = [decoder.draw_frame(slot) for _ in range(NUM_FRAMES)]
+    codes = torch.stack([frame for frame in frames if frame is not None], dim=1)
+    assert torch.equal(codes, official.results[f"{variant}/{case}/greedy"][1:])
 
 
 @variants

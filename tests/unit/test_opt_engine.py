@@ -1,12 +1,14 @@
 """The real engine with the pocket voice: every verb, its limits, and what must stay equal."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backend.core.errors import GenerationError, PromptTooLongError, SettingsError
+from backend.core.errors import CheckpointError, GenerationError, PromptTooLongError, SettingsError
 from backend.core.settings import Settings
 from backend.core.types import SamplingParams, Turn
 from backend.opt_engine import OptimizedEngine
@@ -172,6 +174,19 @@ def test_prompt_length_counts_text_and_frames(engine: OptimizedEngine):
     plain = engine.prompt_length("Hello.", [])
     # speaker tag, five frames, end of turn, and "Hi." as three bytes
     assert engine.prompt_length("Hello.", [Turn("Hi.", codes)]) == plain + 1 + 3 + 5 + 1
+
+
+def test_a_codec_of_another_model_is_refused(tmp_path: Path):
+    for file in POCKET.iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "special_tokens.json").read_text())
+    last = max(int(name[12:-2]) for name in config if name.startswith("<|semantic:"))
+    del config[f"<|semantic:{last}|>"]
+    (tmp_path / "special_tokens.json").write_text(json.dumps(config))
+    settings = Settings(_env_file=None, device="cpu", cpu_threads=1)  # pyright: ignore
+    with pytest.raises(CheckpointError, match="from the same checkpoint"):
+        OptimizedEngine.load(settings, tmp_path)
 
 
 @pytest.mark.parametrize("setting", [{"quantization": "int8"}, {"enable_torch_compile": True}])

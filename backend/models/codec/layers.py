@@ -50,6 +50,21 @@ def with_past(x: Tensor, length: int, histories: Histories | None) -> Tensor:
     return joined
 
 
+_FEW_WINDOWS = 2**18
+"""Values (1 MiB) up to which a CPU is faster with the windows of a convolution laid out for one
+matrix product. One frame of the pocket voice, one AVX-512 core, torch 2.13: 0.12 ms against 0.32 in
+the first decoder block, 0.22 against 0.28 in the second; beyond, the caches are too small."""
+
+
+def _conv1d_by_product(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    step, kernel_size = conv.dilation[0], conv.kernel_size[0]
+    windows = x.unfold(-1, (kernel_size - 1) * step + 1, 1)[..., ::step]  # [B, C, T, k]
+    windows = windows.transpose(2, 3).flatten(1, 2)
+    weight = conv.weight.flatten(1).expand(x.shape[0], -1, -1)
+    assert conv.bias is not None
+    return torch.baddbmm(conv.bias[:, None], weight, windows)
+
+
 class CausalConv1d(nn.Module):
     """A convolution that sees its own and earlier inputs only.
 
@@ -72,31 +87,45 @@ class CausalConv1d(nn.Module):
             in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups
         )
         self.history_length = (kernel_size - 1) * dilation + 1 - stride
+        self.can_be_product = stride == groups == 1 and kernel_size > 1
+        self.window_size = in_channels * kernel_size
 
     def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
         """Convolve ``[B, C, T]`` into ``[B, C', T / stride]``."""
-        return self.conv(with_past(x, self.history_length, histories))
+        num_windows = x.shape[-1] * x.shape[0]
+        x = with_past(x, self.history_length, histories)
+        if self.can_be_product and num_windows * self.window_size <= _FEW_WINDOWS and x.is_cpu:
+            return _conv1d_by_product(x, self.conv)
+        return self.conv(x)
 
 
 class CausalConvTranspose1d(nn.Module):
     """An upsampling convolution whose output ``t * stride + j`` needs inputs up to ``t`` only.
 
-    Input ``t`` reaches into the next ``kernel_size - stride`` outputs. A stream therefore runs
-    its last input once more and drops the outputs that it has given already: cheaper than it
-    sounds (one input in ``T``), and every output is one sum, as in the whole signal.
+    The kernel is one or two strides long, so an output is the sum of what its own input and the
+    one before spread over it. A stream keeps that one input and spreads it again.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
+        if kernel_size not in (stride, 2 * stride):
+            raise ValueError(f"kernel_size must be {stride} or {2 * stride}, got {kernel_size}")
+        # Only its parameters are used.
         self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
         self.stride = stride
-        self.history_length = (kernel_size - 1) // stride
+        self.history_length = kernel_size // stride - 1
 
     def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
         """Upsample ``[B, C, T]`` into ``[B, C', T * stride]``."""
-        past = 0 if histories is None else self.history_length
-        y = self.conv(with_past(x, past, histories))
-        return y[..., past * self.stride : (past + x.shape[-1]) * self.stride]
+        x = with_past(x, self.history_length, histories)
+        # One matrix product and one addition: on a CPU faster than torch's own operator.
+        spread = torch.matmul(x.transpose(1, 2), self.conv.weight.flatten(1))
+        spread = spread.unflatten(2, (self.conv.out_channels, -1, self.stride))  # [B, T, C', ., s]
+        y = spread[:, self.history_length :, :, 0]
+        if self.history_length:
+            y = y + spread[:, :-1, :, 1]
+        assert self.conv.bias is not None
+        return (y + self.conv.bias[:, None]).transpose(1, 2).flatten(2)
 
 
 class Snake(nn.Module):

@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.parity.tiny_checkpoint import write_tiny_checkpoint
+
+# Tiny networks: a second thread gains nothing, and on shared cores threads spin for each other.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[3]
 POCKET = ROOT / "backend" / "pocket"

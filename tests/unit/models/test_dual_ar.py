@@ -164,10 +164,25 @@ def test_half_precision_stays_near_full_precision(
 
 def test_the_pocket_voice_speaks_a_sentence_of_plausible_length() -> None:
     model = load_dual_ar(POCKET, "cpu", torch.float32)
-    rows = build_prompt(Tokenizer.from_directory(POCKET), "The quick brown fox.", [], K)
+    tokenizer, num_codebooks = Tokenizer.from_directory(POCKET), model.config.num_codebooks
+    rows = build_prompt(tokenizer, "The quick brown fox.", [], num_codebooks)
     codes = speak(model, rows, 150)
     assert 15 <= codes.shape[1] < 150  # 0.7 s at least, and it ends by itself
     assert len(codes[0].unique()) > 10
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_the_gpu_gives_the_hidden_states_and_logits_of_the_cpu(tiny_directory: Path) -> None:
+    on_cpu = load_dual_ar(tiny_directory, "cpu", torch.float32)
+    on_gpu = load_dual_ar(tiny_directory, "cuda", torch.float32)
+    rows = some_rows(on_cpu, 6, 6)
+    expected = prefill(on_cpu, rows)
+    positions = torch.arange(12, device="cuda")[None]
+    hidden = on_gpu.slow(rows[None].cuda(), positions, GrowingStore())[0]
+    torch.testing.assert_close(hidden.cpu(), expected, rtol=1e-4, atol=1e-4)
+    logits = on_gpu.semantic_logits(hidden[-1:]).cpu()
+    torch.testing.assert_close(logits, on_cpu.semantic_logits(expected[-1:]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
