@@ -128,12 +128,14 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve(app: FastAPI) -> AsyncIterator[str]:
-    """Serve ``app`` on a free loopback port and give its address."""
+async def serve(app: FastAPI, **config: Any) -> AsyncIterator[str]:
+    """Serve ``app`` on a free loopback port and give its address; ``config`` is uvicorn's."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=1, **config
+        )
     )
     serving = asyncio.create_task(server.serve([listener]))
     await server.is_listening.wait()

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.audio.analysis import describe
-from backend.core.settings import Settings
+from backend.core.settings import read_settings
 from tests.hearing import SentencePicker
 
 SENTENCES = [
@@ -42,7 +43,7 @@ LOW_VOICE, HIGH_VOICE = "ross", "sally"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    settings = Settings(_env_file=None, device="cpu", cpu_threads=1)  # pyright: ignore[reportCallIssue]
+    settings = read_settings(None, device="cpu", cpu_threads=1)
     with TestClient(create_app(settings)) as client:
         while client.get("/health/ready").status_code != 200:
             assert client.get("/health").json()["status"] != "failed"
@@ -50,8 +51,9 @@ def client() -> Iterator[TestClient]:
 
 
 def speak(client: TestClient, text: str, **form: object) -> tuple[np.ndarray, int]:
-    files = {"speaker_file": form.pop("speaker_file")} if "speaker_file" in form else None
-    answer = client.post("/tts", data={"text": text, "seed": 1, **form}, files=files)
+    data: dict[str, Any] = {"text": text, "seed": 1, **form}
+    files = {"speaker_file": data.pop("speaker_file")} if "speaker_file" in data else None
+    answer = client.post("/tts", data=data, files=files)
     assert answer.status_code == 200, answer.text
     return soundfile.read(io.BytesIO(answer.content), dtype="float32")
 
@@ -87,6 +89,7 @@ def test_speech_has_a_sensible_level_and_length(client: TestClient):
     samples, sample_rate = speak(client, SENTENCES[0])
     measures = describe(samples, sample_rate)
     assert 1.5 < measures.duration_s < 6.0
+    assert measures.rms_dbfs is not None
     assert -35.0 < measures.rms_dbfs < -10.0
     assert measures.clipping_ratio < 0.001
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.core.errors import CheckpointError, GenerationError, PromptTooLongError, SettingsError
-from backend.core.settings import Settings
+from backend.core.settings import Settings, read_settings
 from backend.core.types import SamplingParams, Turn
 from backend.opt_engine import OptimizedEngine
 
@@ -18,10 +18,12 @@ TEXT = "The quick brown fox jumps over the lazy dog."
 DRAWN = SamplingParams(temperature=0.7, top_p=0.9, repetition_penalty=1.2, seed=11)
 
 
+def settings_of(**values: object) -> Settings:
+    return read_settings(None, device="cpu", cpu_threads=1, **values)
+
+
 def load(**settings: object) -> OptimizedEngine:
-    return OptimizedEngine.load(
-        Settings(_env_file=None, device="cpu", cpu_threads=1, **settings), POCKET
-    )  # pyright: ignore
+    return OptimizedEngine.load(settings_of(**settings), POCKET)
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +183,11 @@ def test_a_codec_of_another_model_is_refused(tmp_path: Path):
         if file.is_file():
             shutil.copy(file, tmp_path)
     config = json.loads((tmp_path / "special_tokens.json").read_text())
-    last = max(int(name[12:-2]) for name in config if name.startswith("<|semantic:"))
+    last = max(int(name[11:-2]) for name in config if name.startswith("<|semantic:"))
     del config[f"<|semantic:{last}|>"]
     (tmp_path / "special_tokens.json").write_text(json.dumps(config))
-    settings = Settings(_env_file=None, device="cpu", cpu_threads=1)  # pyright: ignore
     with pytest.raises(CheckpointError, match="from the same checkpoint"):
-        OptimizedEngine.load(settings, tmp_path)
+        OptimizedEngine.load(settings_of(), tmp_path)
 
 
 @pytest.mark.parametrize("setting", [{"quantization": "int8"}, {"enable_torch_compile": True}])

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from backend.core.errors import ConfigurationError, SettingsError
-from backend.core.settings import Settings
+from backend.core.settings import Settings, read_settings
 from backend.engine.precision import choose_precision, cpu_threads
 
 
 def settings(**values: object) -> Settings:
-    return Settings(_env_file=None, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return read_settings(None, **values)
 
 
 @pytest.fixture
