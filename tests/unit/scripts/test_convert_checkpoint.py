@@ -59,7 +59,8 @@ def test_the_codec_sounds_the_same_after_conversion(source: Path, tmp_path: Path
     assert main([str(source), str(tmp_path / "ours")]) == 0
     before, after = load_codec(source), load_codec(tmp_path / "ours")
     assert before.config == after.config
-    codes = torch.arange(60).reshape(1, 10, 6) * 7 % 512
+    num_codebooks = before.num_codebooks
+    codes = torch.arange(6 * num_codebooks).reshape(1, num_codebooks, 6) * 7 % 512
     assert torch.equal(before.decode_frames(codes), after.decode_frames(codes))
 
 
