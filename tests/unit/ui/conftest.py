@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,25 @@ def backend_url(backend: FakeBackend) -> Iterator[str]:
     with RunningServer(backend.app()) as server:
         backend.gate.set()
         yield server.url
+
+
+@pytest.fixture(autouse=True)
+def _close_the_loops_gradio_leaves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gradio makes an event loop at every launch and forgets it; here that would be a warning."""
+    made: list[asyncio.AbstractEventLoop] = []
+    make = asyncio.new_event_loop
+
+    def make_and_note() -> asyncio.AbstractEventLoop:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", make_and_note)
+    yield
+    left = [loop for loop in made if not loop.is_running() and not loop.is_closed()]
+    for loop in left:
+        loop.close()
+    if left:
+        asyncio.set_event_loop(None)
 
 
 @pytest.fixture
