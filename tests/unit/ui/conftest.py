@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import gc
 import asyncio
+import gc
 from collections.abc import Iterator
 
 import pytest
