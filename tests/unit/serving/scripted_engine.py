@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from backend.core.contract import StepResult
-from backend.core.types import AudioChunk, EngineInfo, SamplingParams, SynthesisSummary
+from backend.core.types import AudioChunk, EngineInfo, SamplingParams, SynthesisSummary, Turn
 
 INFO = EngineInfo(
     model="scripted",
@@ -44,7 +45,7 @@ class ScriptedEngine:
     def encode_reference(self, samples: np.ndarray) -> np.ndarray:
         return np.zeros((2, len(samples) // 4), dtype=np.int32)
 
-    def prompt_length(self, text: str, turns: object) -> int:
+    def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         return len(text)
 
     def open_slot(self) -> int:
@@ -52,7 +53,7 @@ class ScriptedEngine:
         self.taken[slot] = 0
         return slot
 
-    def prefill(self, text: str, turns: object, sampling: SamplingParams) -> int:
+    def prefill(self, text: str, turns: Sequence[Turn], sampling: SamplingParams) -> int:
         self.log.append(f"prefill {text}")
         if text == "!":
             raise ZeroDivisionError("no such text")
@@ -61,7 +62,7 @@ class ScriptedEngine:
         self.count[slot] = 0
         return slot
 
-    def decode_step(self, slots: list[int]) -> list[StepResult]:
+    def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
         self.log.append(f"step {' '.join(map(str, slots))}")
         return [self._frame(slot) for slot in slots]
 

@@ -1,5 +1,7 @@
 """The scheduler: admission, chunk ramp, credit, cancellation, failure."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def make(engine: ScriptedEngine, credit: int = 100, max_chunk_frames: int = 8) -
     return Scheduler(engine, max_chunk_frames, credit, clock=lambda: float(next(ticks)))
 
 
-def submit(scheduler: Scheduler, name: str, text: str = "5", **fields: object) -> Notebook:
+def submit(scheduler: Scheduler, name: str, text: str = "5", **fields: Any) -> Notebook:
     notebook = Notebook()
     scheduler.submit(SynthesisRequest(name, text, **fields), notebook)
     return notebook
