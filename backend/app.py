@@ -17,15 +17,33 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from backend import __version__
-from backend.api import cache, emotions, health, metrics, root, speech, voices
+from backend.api import (
+    batch,
+    cache,
+    docs,
+    emotions,
+    health,
+    jobs,
+    metrics,
+    models,
+    root,
+    speech,
+    voices,
+)
+from backend.api.connections import ImpatientHttpProtocol
 from backend.api.context import ApiContext
 from backend.api.errors import add_error_handlers
+from backend.api.fish.routes import router as fish_router
 from backend.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from backend.api.openai.routes import router as openai_router
+from backend.api.openapi import describe_api
+from backend.api.security import SecurityMiddleware, warn_if_open_to_all
 from backend.api.streaming import SPEECH_HEADERS
 from backend.core.errors import ConfigurationError, TTSError
 from backend.core.model_location import resolve_model_dir
 from backend.core.settings import Settings, read_settings
 from backend.service.cpu_pool import CpuPool
+from backend.service.jobs import JobService
 from backend.service.synthesis import SynthesisService
 from backend.telemetry.logs import setup_logging
 from backend.telemetry.nvml import GpuSampler
@@ -41,11 +59,17 @@ logger = logging.getLogger(__name__)
 ROUTERS = (
     root.router,
     speech.router,
+    batch.router,
+    jobs.router,
+    models.router,
     voices.router,
     emotions.router,
     health.router,
     metrics.router,
     cache.router,
+    docs.router,
+    openai_router,
+    fish_router,
 )
 """Further dialects of the API are further routers on the same service."""
 
@@ -54,8 +78,15 @@ GRACEFUL_SHUTDOWN_S = 5
 
 _DESCRIPTION = """Text to speech with voice cloning, on your own machine.
 
-`POST /tts` speaks, `GET /voices` and `GET /emotions` tell what can be asked for. Every answer that
-is not a success has the body `{"error": {"type", "message", "param", "request_id"}}`."""
+`POST /tts` speaks, `POST /tts/batch` speaks many texts, `POST /jobs` speaks a book in the
+background; `GET /voices` and `GET /emotions` tell what can be asked for. Every answer that
+is not a success has the body `{"error": {"type", "message", "param", "request_id"}}`; operations in
+a foreign dialect answer with that dialect's own body.
+
+Clients of OpenAI's API find it at `/v1` (`/v1/audio/speech`, `/v1/audio/voices`, `/v1/models`),
+those of Fish Audio's at the root (`/v1/tts`, `/model`, `/v1/references`). The WebSocket
+`/v1/tts/live` speaks text while it is written: msgpack events `start`, `text`, `flush`, `stop` go
+in, `audio` and `finish` come out."""
 
 
 def create_app(
@@ -81,6 +112,7 @@ def create_app(
     engine = engine or build_engine_client(settings)
     pool = CpuPool()
     service = SynthesisService(engine, settings, model_dir, pool)
+    job_service = JobService(service, settings, pool)
     gpu = GpuSampler(_gpu_index(settings))
     service.metrics.watch_gpu(gpu.read)
 
@@ -88,7 +120,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await pool.run(gpu.open)
         await engine.start()
-        opening = asyncio.create_task(service.open())
+        opening = asyncio.create_task(_open(service, job_service))
         opening.add_done_callback(partial(_report_opening, on_start_failure))
         app.state.opening = opening  # done when the service can speak, or never will
         try:
@@ -96,6 +128,7 @@ def create_app(
         finally:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
+            await job_service.close()
             await service.close()
             gpu.close()
             await asyncio.to_thread(pool.close)
@@ -105,11 +138,14 @@ def create_app(
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from the internet
+        redoc_url=None,
     )
-    app.state.context = ApiContext(settings, service, gpu, pool, __version__)
+    app.state.context = ApiContext(settings, service, gpu, pool, __version__, jobs=job_service)
     for router in ROUTERS:
         app.include_router(router)
     add_error_handlers(app)
+    describe_api(app, asks_for_key=bool(settings.api_keys))
     _add_middleware(app, settings)
     return app
 
@@ -124,6 +160,7 @@ def main() -> int:
     try:
         settings = read_settings()
         _setup_logging(settings)
+        warn_if_open_to_all(settings)
         app = create_app(settings, on_start_failure=lambda why: _stop(server, failures, why))
     except ConfigurationError as error:
         return _refuse(str(error))
@@ -132,6 +169,8 @@ def main() -> int:
         app,
         host=settings.host,
         port=settings.port,
+        http=ImpatientHttpProtocol,
+        ws_max_size=settings.max_upload_mb << 20,
         workers=1,
         log_config=None,
         access_log=False,
@@ -144,6 +183,12 @@ def main() -> int:
     except KeyboardInterrupt:  # uvicorn passes Ctrl-C on after a clean shutdown
         logger.info("stopped")
     return _refuse(failures[0]) if failures else 0
+
+
+async def _open(service: SynthesisService, jobs: JobService) -> None:
+    await jobs.open()
+    await service.open()
+    await jobs.start()
 
 
 def _report_opening(on_failure: Callable[[str], None] | None, opening: asyncio.Task[None]) -> None:
@@ -161,13 +206,14 @@ def _report_opening(on_failure: Callable[[str], None] | None, opening: asyncio.T
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """Add what every request passes; what is added last is met first."""
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_upload_mb << 20)
+    app.add_middleware(SecurityMiddleware, settings=settings)
     app.add_middleware(RequestContextMiddleware)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["*"],
-        expose_headers=list(SPEECH_HEADERS),
+        expose_headers=[*SPEECH_HEADERS, "Retry-After"],
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
     "The quick brown fox jumps over the lazy dog. Then it sits down, looks around, "
-    "and does it all over again."
+    "and does it all over again.",
 )
+NUM_STREAMLIT_TAKES = 3
+CHART_MS = 12_000
+"""The charts need a few looks at the backend before they show more than a dot."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SPEAK_LIMIT_MS = 120_000
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -52,30 +57,38 @@ def running_page(module: str, port_key: str, backend: str) -> Generator[str, Non
         process.wait(timeout=20)
 
 
-def picture_gradio(browser: Browser, url: str, file: Path, size: ViewportSize) -> None:
-    """Speak on the Gradio page and take its picture a little later, while it plays."""
-    page = browser.new_page(viewport=size, device_scale_factor=2)
+def picture_gradio(
+    browser: Browser, url: str, file: Path, size: ViewportSize, *, dark: bool = False
+) -> None:
+    """Speak twice on the Gradio page and take its picture in the middle of the last take."""
+    scheme = "dark" if dark else "light"
+    page = browser.new_page(viewport=size, device_scale_factor=2, color_scheme=scheme)
     page.goto(url)
     expect(page.locator("#health")).to_contain_text("Ready", timeout=SPEAK_LIMIT_MS)
-    page.get_by_label("Text").fill(TEXT)
-    page.get_by_role("button", name="Speak", exact=True).click()
-    expect(page.locator("#message")).to_contain_text("Done", timeout=SPEAK_LIMIT_MS)
+    for number, text in enumerate(TEXTS, start=1):
+        page.get_by_label("Text", exact=True).fill(text)
+        page.get_by_role("button", name="Speak", exact=True).click()
+        expect(page.locator(".take")).to_have_count(number, timeout=SPEAK_LIMIT_MS)
     # In the middle of the take, whatever the machine's speed was.
     middle = "input => { input.value = input.max * 0.45; input.dispatchEvent(new Event('input')) }"
     page.get_by_label("Position in seconds").evaluate(middle)
+    page.keyboard.press("Escape")  # pauses it
     finish(page, file)
 
 
 def picture_streamlit(browser: Browser, url: str, file: Path) -> None:
-    """Speak twice on the Streamlit page, so that its chart shows a line, and take its picture."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1150}, device_scale_factor=2)
+    """Speak on the Streamlit page, so that its charts show lines, and take its picture."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=2)
     page.goto(url)
-    speak = page.get_by_role("button", name="Speak", exact=True)
+    speak = page.get_by_role("button", name=re.compile("^Speak"))
     expect(speak).to_be_enabled(timeout=SPEAK_LIMIT_MS)
-    for number in (1, 2, 3):
-        page.get_by_label("Text", exact=True).fill(f"{TEXT} {'Again. ' * number}")
+    for number in range(1, NUM_STREAMLIT_TAKES + 1):
+        page.get_by_label("Text", exact=True).fill(f"{TEXTS[0]} {'Again. ' * number}")
         speak.click()
-        expect(page.get_by_text(f"{number} take")).to_be_visible(timeout=SPEAK_LIMIT_MS)
+        expect(page.get_by_text(f"{number} kept")).to_be_visible(timeout=SPEAK_LIMIT_MS)
+    page.get_by_role("tab", name="Dashboard").click()
+    expect(page.locator("canvas, svg.marks").first).to_be_visible(timeout=SPEAK_LIMIT_MS)
+    page.wait_for_timeout(CHART_MS)
     finish(page, file)
 
 
@@ -103,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         with running_page("ui.gradio_app", "UI_GRADIO_PORT", options.backend) as url:
             picture_gradio(browser, url, options.out / "gradio.png", DESKTOP)
+            picture_gradio(browser, url, options.out / "gradio-dark.png", DESKTOP, dark=True)
             picture_gradio(browser, url, options.out / "gradio-phone.png", PHONE)
         with running_page("ui.streamlit_app", "UI_STREAMLIT_PORT", options.backend) as url:
             picture_streamlit(browser, url, options.out / "streamlit.png")

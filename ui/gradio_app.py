@@ -37,7 +37,9 @@ def served_page(settings: UiSettings) -> Generator[str, None, None]:
         The page's address.
     """
     with (
-        BackendClient(settings.backend_url, timeout_s=settings.timeout_s) as client,
+        BackendClient(
+            settings.backend_url, timeout_s=settings.timeout_s, api_key=settings.api_key_text
+        ) as client,
         tempfile.TemporaryDirectory(prefix="fish-speech-page-") as files,
     ):
         page = build_page(client, Path(files))
@@ -46,7 +48,9 @@ def served_page(settings: UiSettings) -> Generator[str, None, None]:
             server_port=settings.gradio_port,
             theme=page_theme(),
             css=asset("cards.css") + asset("gradio.css"),
+            head=f"<script>{asset('sound_pictures.js')}</script>",
             favicon_path=ICON,
+            allowed_paths=[files],
             footer_links=[],
             share=False,
             run_history=False,

@@ -9,15 +9,27 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ui.cards import message_html
+from ui.cards import (
+    cards_html,
+    download_html,
+    live_figures,
+    message_html,
+    milliseconds,
+    progress_html,
+    ratio,
+    speech_figures,
+)
+from ui.files import address_of
 from ui.quiet_gradio import gr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ui.client import BackendError, SpeechForm
-    from ui.replies import Emotions, MarkerGroup, SpeechFacts, Voice
+    from ui.connection import BackendError
+    from ui.progress import Progress
+    from ui.replies import Emotions, Gpu, MarkerGroup, SpeechFacts, Voice
+    from ui.speech import SpeechForm
     from ui.takes import LiveTake
 
 NO_MARKERS: dict[str, Any] = {"quick": [], "groups": [], "note": ""}
@@ -41,6 +53,7 @@ class BackendView(NamedTuple):
     voice: Any
     markers: Any
     guide: Any
+    key: Any
     seen: Any
 
 
@@ -65,9 +78,9 @@ def waiting_view() -> SpeakView:
     """The request is on its way."""
     return SpeakView(
         player=player_value("waiting"),
-        message=message_html("Sent. Waiting for the first sound …"),
+        message=progress_html("Sent. Waiting for the first sound …", None),
         figures=SAME,
-        download=gr.update(visible=False),
+        download="",
         **_BUSY,
     )
 
@@ -77,33 +90,56 @@ def live_view(take: LiveTake, facts: SpeechFacts) -> SpeakView:
     voice = f" with the voice of {facts.voice_words}" if facts.voice else ""
     return _UNCHANGED._replace(
         player=player_value("live", take=take.take_id, rate=take.sample_rate),
-        message=message_html(f"Speaking{voice} …"),
+        message=progress_html(f"Speaking{voice} …", 0.0),
     )
 
 
-def progress_view(take: LiveTake) -> SpeakView:
+def progress_view(take: LiveTake, facts: SpeechFacts, progress: Progress) -> SpeakView:
     """More sound has come."""
-    return _UNCHANGED._replace(message=message_html(f"Speaking … {take.duration_s:.1f} s so far"))
-
-
-def encoding_view(figures: str, file_format: str) -> SpeakView:
-    """The speech is whole; its file is being made."""
-    message = message_html(f"Spoken. Writing the {file_format.upper()} file …")
-    return _UNCHANGED._replace(figures=figures, message=message)
-
-
-def done_view(figures: str, file: Path, take: LiveTake, warning: str) -> SpeakView:
-    """Speech and file are there."""
-    words = f"Done: {take.duration_s:.1f} s of speech. {warning}".strip()
-    return SpeakView(
-        player=SAME,
-        message=message_html(words, "info" if warning else "good"),
-        figures=figures,
-        download=gr.update(
-            value=str(file), label=f"Download {file.suffix[1:].upper()}", visible=True
+    figures = live_figures(facts, progress.elapsed_s, take.duration_s)
+    return _UNCHANGED._replace(
+        message=progress_html(
+            f"Speaking … {take.duration_s:.1f} s so far", progress.fraction(take.duration_s)
         ),
+        figures=cards_html(figures, "Figures of the take that is made"),
+    )
+
+
+def encoding_view(facts: SpeechFacts, gpus: Sequence[Gpu], file_format: str) -> SpeakView:
+    """The speech is whole; its file is being made."""
+    message = progress_html(f"Spoken. Writing the {file_format.upper()} file …", None)
+    return _UNCHANGED._replace(figures=_figures(facts, gpus), message=message)
+
+
+def done_view(
+    form: SpeechForm, facts: SpeechFacts, gpus: Sequence[Gpu], take: LiveTake, file: Path
+) -> SpeakView:
+    """Speech and file are there; the player puts the take on its list."""
+    words = f"Done: {take.duration_s:.1f} s of speech. {facts.warning}".strip()
+    address = address_of(file)
+    known = player_value(
+        "done",
+        take=take.take_id,
+        rate=take.sample_rate,
+        text=form.text.strip()[:200],
+        voice=facts.voice_words,
+        seed=facts.seed,
+        figures=f"first sound {milliseconds(facts.ttfa_ms)} · RTF {ratio(facts.rtf)}",
+        format=form.format.upper(),
+        file=address,
+        name=file.name,
+    )
+    return SpeakView(
+        player=known,
+        message=message_html(words, "info" if facts.warning else "good"),
+        figures=_figures(facts, gpus),
+        download=download_html(address, file.name, f"Download {form.format.upper()}"),
         **_IDLE,
     )
+
+
+def _figures(facts: SpeechFacts, gpus: Sequence[Gpu]) -> str:
+    return cards_html(speech_figures(facts, gpus), "Figures of the last take")
 
 
 def stopped_view() -> SpeakView:
@@ -123,7 +159,7 @@ def voice_choices(voices: Sequence[Voice], chosen: str | None) -> Any:
     """Give the voices to choose from; keeps the chosen one if it is still there."""
     names = [voice.name for voice in voices]
     default = next((voice.name for voice in voices if voice.is_default), None)
-    choices = [(_described(voice), voice.name) for voice in voices]
+    choices = [(voice.label, voice.name) for voice in voices]
     return gr.update(choices=choices, value=chosen if chosen in names else default)
 
 
@@ -150,8 +186,3 @@ def file_name(form: SpeechForm, facts: SpeechFacts) -> str:
     words = re.findall(r"[^\W_]+", form.text.casefold())[:5]
     parts = ["-".join(words)[:40] or "speech", facts.voice, str(facts.seed or 0)]
     return "-".join(re.sub(r"[^\w-]", "", part) for part in parts if part) + "." + form.format
-
-
-def _described(voice: Voice) -> str:
-    notes = ", ".join(note for note in (voice.description, voice.language) if note)
-    return f"{voice.name} — {notes}" if notes else voice.name

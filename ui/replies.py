@@ -14,34 +14,48 @@ if TYPE_CHECKING:
 
 QUICK_MARKERS = (
     "(excited)", "(joyful)", "(sad)", "(angry)", "(surprised)", "(whispering)", "(soft tone)",
-    "(shouting)", "(laughing)", "(sighing)",
+    "(in a hurry tone)", "(shouting)", "(laughing)", "(sighing)",
 )  # fmt: skip
 """Offered without opening the list of all."""
 
 
-class _Reply(BaseModel):
+class Reply(BaseModel):
+    """An answer of the backend."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Voice(_Reply):
+class Voice(Reply):
     """A voice to choose by name."""
 
     name: str
     description: str = ""
     language: str = ""
+    text: str = ""
+    tags: tuple[str, ...] = ()
+    consent: str = ""
     duration_s: float | None = None
     is_default: bool = False
+    is_builtin: bool = False
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name and what tells it apart from others."""
+        notes = ", ".join(note for note in (self.description, self.language) if note)
+        return f"{self.name} — {notes}" if notes else self.name
 
 
-class Marker(_Reply):
+class Marker(Reply):
     """One marker, e.g. ``(excited)``, and how it is used."""
 
     marker: str
     use: str = ""
     example: str = ""
+    known_by_model: bool | None = None
 
 
-class MarkerGroup(_Reply):
+class MarkerGroup(Reply):
     """Markers that belong together."""
 
     name: str
@@ -54,7 +68,7 @@ class MarkerGroup(_Reply):
         return self.name.replace("_", " ").capitalize()
 
 
-class Gpu(_Reply):
+class Gpu(Reply):
     """One graphics card; what its driver does not report is None."""
 
     name: str = ""
@@ -64,7 +78,7 @@ class Gpu(_Reply):
     temperature_c: float | None = None
 
 
-class Queue(_Reply):
+class Queue(Reply):
     """Requests in the engine."""
 
     running: int
@@ -73,7 +87,7 @@ class Queue(_Reply):
     max_waiting: int
 
 
-class Health(_Reply):
+class Health(Reply):
     """How the backend is: ``starting``, ``ready``, ``failed`` or ``closed``, and why."""
 
     status: str
@@ -99,14 +113,71 @@ class Health(_Reply):
         return runs_on and self.model == earlier.model
 
 
-class RequestFigures(_Reply):
+class RequestFigures(Reply):
     """``GET /metrics/requests/{id}``: what one request cost, complete after its last byte."""
 
+    request_id: str = ""
+    status: str = ""
+    started_at: float | None = None
+    voice: str | None = None
     audio_duration_s: float | None = None
     ttfa_ms: float | None = None
     latency_ms: float | None = None
     rtf: float | None = None
     cache: str = ""
+
+
+class RequestsReply(Reply):
+    """``GET /metrics/requests``."""
+
+    requests: tuple[RequestFigures, ...]
+
+
+class RequestCounts(Reply):
+    """Requests since the start."""
+
+    total: int = 0
+    in_progress: int = 0
+    by_status: dict[str, int] = {}
+
+
+class CacheCounts(Reply):
+    """One cache since the start."""
+
+    hits: int = 0
+    misses: int = 0
+    entries: int = 0
+    size_bytes: int = 0
+    budget_bytes: int = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the questions that it could answer, 0..1; None before the first."""
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else None
+
+
+class Spread(Reply):
+    """The latest values of one timing."""
+
+    count: int = 0
+    last: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+
+
+class BackendMetrics(Reply):
+    """``GET /metrics``."""
+
+    uptime_s: float | None = None
+    requests: RequestCounts = RequestCounts()
+    audio_s: float = 0.0
+    latency: dict[str, Spread] = {}
+    caches: dict[str, CacheCounts] = {}
+
+    def spread(self, name: str) -> Spread:
+        """Give a timing: ``ttfa_s``, ``total_s`` or ``rtf``."""
+        return self.latency.get(name, Spread())
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +231,7 @@ class SpeechFacts:
         return special.get(self.voice, self.voice)
 
 
-class ErrorBody(_Reply):
+class ErrorBody(Reply):
     """The inside of ``{"error": ...}``."""
 
     message: str
@@ -169,19 +240,19 @@ class ErrorBody(_Reply):
     request_id: str | None = None
 
 
-class ErrorReply(_Reply):
+class ErrorReply(Reply):
     """Every answer that is not a success."""
 
     error: ErrorBody
 
 
-class VoicesReply(_Reply):
+class VoicesReply(Reply):
     """``GET /voices``."""
 
     voices: tuple[Voice, ...]
 
 
-class Emotions(_Reply):
+class Emotions(Reply):
     """``GET /emotions``: the markers, and whether the loaded model knows them (None: unsure)."""
 
     known_by_model: bool | None = None
@@ -197,8 +268,9 @@ class Emotions(_Reply):
         }[self.known_by_model]
 
     def quick_markers(self) -> list[str]:
-        """Give a few much-used markers, as far as the backend knows them."""
-        known = {marker.marker for group in self.groups for marker in group.markers}
+        """Give a few much-used markers, without those the loaded model would leave out."""
+        markers = [marker for group in self.groups for marker in group.markers]
+        known = {marker.marker for marker in markers if marker.known_by_model is not False}
         return [marker for marker in QUICK_MARKERS if marker in known]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "UI_"
@@ -45,6 +45,15 @@ class UiSettings(BaseSettings):
 
     timeout_s: float = Field(default=120.0, ge=1.0, le=3600.0)
     """Seconds the pages wait for the next piece of an answer before they give up."""
+
+    api_key: SecretStr | None = None
+    """API key that the pages send to the backend. Whoever reaches the pages then uses it; without
+    it the pages ask each visitor, if the backend asks for one."""
+
+    @property
+    def api_key_text(self) -> str:
+        """The API key itself; empty without one."""
+        return "" if self.api_key is None else self.api_key.get_secret_value()
 
     @field_validator("backend_url")
     @classmethod

@@ -13,10 +13,16 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.web import cli
 
-from ui import streamlit_parts as parts
 from ui.assets import ICON, asset
-from ui.client import BackendClient
-from ui.settings import UiSettingsError, read_ui_settings
+from ui.settings import UiSettings, UiSettingsError, read_ui_settings
+from ui.streamlit_jobs import jobs_tab
+from ui.streamlit_sidebar import sidebar
+from ui.streamlit_speak import emotions_tab, speak_tab
+from ui.streamlit_state import Backend, look_at
+from ui.streamlit_system import dashboard_tab, system_tab
+from ui.streamlit_voices import voices_tab
+
+TABS = ("Speak", "Dashboard", "Voices", "Jobs", "Emotions", "System")
 
 
 def draw() -> None:
@@ -31,21 +37,45 @@ def draw() -> None:
     st.logo(str(ICON), size="large")
     st.title("Fish Speech")
     url = st.sidebar.text_input("Backend", settings.backend_url, help="Its address")
-    with BackendClient(url, timeout_s=settings.timeout_s) as client:
-        _draw_parts(client)
+    _draw_parts(Backend(url, settings.timeout_s, _api_key(settings)))
 
 
-def _draw_parts(client: BackendClient) -> None:
-    state = parts.look_at(client)
-    with st.sidebar:
-        form = parts.sidebar(state)
-    speak, emotions, system = st.tabs(["Speak", "Emotions", "System"])
-    with speak:
-        parts.speak_tab(client, state, form)
-    with emotions:
-        parts.emotions_tab(state)
-    with system:
-        parts.system_tab(client, state)
+def _api_key(settings: UiSettings) -> str:
+    """Give the settings' key, or the visitor's own."""
+    if settings.api_key_text or not st.session_state.get("asks_for_key"):
+        return settings.api_key_text
+    return st.sidebar.text_input(
+        "API key",
+        type="password",
+        key="api_key",
+        help="The backend asks for one. It stays in this visit.",
+    ).strip()
+
+
+def _draw_parts(backend: Backend) -> None:
+    with backend.open() as client:
+        state = look_at(client)
+        if state.asks_for_key and not st.session_state.get("asks_for_key"):
+            st.session_state.asks_for_key = True
+            st.rerun()
+        with st.sidebar:
+            form = sidebar(state)
+        speak, dashboard, voices, jobs, emotions, system = st.tabs(TABS)
+        with speak:
+            speak_tab(client, state, form)
+        with dashboard:
+            if state.is_ready:
+                dashboard_tab(backend)
+            else:
+                st.info("The dashboard appears when the backend answers.")
+        with voices:
+            voices_tab(client, state)
+        with jobs:
+            jobs_tab(client, backend, state, form)
+        with emotions:
+            emotions_tab(state)
+        with system:
+            system_tab(client, state)
 
 
 def serve() -> None:

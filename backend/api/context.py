@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from backend.core.settings import Settings
 from backend.service.cpu_pool import CpuPool
+from backend.service.jobs import JobService
 from backend.service.synthesis import SynthesisService
 from backend.telemetry.nvml import GpuSampler
 
@@ -24,7 +25,9 @@ class ApiContext:
         gpu: Reads the card.
         pool: Threads for calls that may block.
         version: Of the project.
+        jobs: Keeps and runs long texts.
         started: ``time.monotonic()`` when the process began to serve.
+        started_at: UNIX time of the same moment.
     """
 
     settings: Settings
@@ -32,7 +35,9 @@ class ApiContext:
     gpu: GpuSampler
     pool: CpuPool
     version: str
+    jobs: JobService
     started: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.time)
 
 
 def _context_of(request: Request) -> ApiContext:

@@ -3,6 +3,8 @@
 Every answer that is not a success has the same body::
 
     {"error": {"type": "voice_not_found", "message": "...", "param": null, "request_id": "..."}}
+
+except on the paths of other dialects (``backend/api/dialects.py``), whose clients expect their own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from backend.api.schemas import ErrorDetail, ErrorResponse
+from backend.api.dialects import Problem, dialect_of
 from backend.core import errors
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -30,6 +32,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 _STARTING_RETRY_AFTER_S = 3
 _MAX_QUOTED_CHARS = 60
+_MAX_QUOTED_PATH_CHARS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,30 @@ ERROR_TABLE: Mapping[type[errors.TTSError], ErrorRule] = {
     errors.AudioTooLongError: ErrorRule(400, "audio_too_long"),
     errors.UnsupportedFormatError: ErrorRule(400, "unsupported_format"),
     errors.PromptTooLongError: ErrorRule(400, "prompt_too_long"),
+    errors.InvalidVoiceError: ErrorRule(400, "invalid_voice"),
+    errors.InvalidBundleError: ErrorRule(400, "invalid_bundle"),
     errors.VoiceNotFoundError: ErrorRule(404, "voice_not_found"),
+    errors.VoiceExistsError: ErrorRule(409, "voice_exists"),
+    errors.VoiceReadOnlyError: ErrorRule(403, "voice_read_only"),
+    errors.VoiceUnusableError: ErrorRule(409, "voice_unusable"),
+    errors.VoiceLimitError: ErrorRule(409, "voice_limit"),
+    errors.VoiceStorageError: ErrorRule(500, "voice_storage_failed"),
+    errors.ModelNotFoundError: ErrorRule(404, "model_not_found"),
     errors.PayloadTooLargeError: ErrorRule(413, "payload_too_large"),
+    errors.RequestTimeoutError: ErrorRule(408, "request_timeout"),
+    errors.AuthenticationError: ErrorRule(401, "invalid_api_key"),
+    errors.OriginNotAllowedError: ErrorRule(403, "origin_not_allowed"),
+    errors.RateLimitError: ErrorRule(429, "rate_limited", retry_after_s=1),
     errors.QueueFullError: ErrorRule(429, "queue_full", retry_after_s=1),
     errors.EngineUnavailableError: ErrorRule(503, "engine_unavailable", _STARTING_RETRY_AFTER_S),
     errors.ServiceClosedError: ErrorRule(503, "service_closed", _STARTING_RETRY_AFTER_S),
+    errors.NotOfferedError: ErrorRule(501, "not_offered"),
     errors.GenerationError: ErrorRule(500, "generation_failed"),
     errors.RequestNotFoundError: ErrorRule(404, "request_not_found"),
+    errors.JobNotFoundError: ErrorRule(404, "job_not_found"),
+    errors.JobStateError: ErrorRule(409, "job_state"),
+    errors.JobLimitError: ErrorRule(409, "job_limit"),
+    errors.JobStorageError: ErrorRule(500, "job_storage_failed"),
     # These stop the start; no request should meet them.
     errors.ConfigurationError: ErrorRule(500, "configuration_error"),
     errors.SettingsError: ErrorRule(500, "settings_error"),
@@ -90,13 +110,21 @@ def error_response(
     message: str,
     request_id: str,
     *,
+    path: str,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Make the answer for something that went wrong."""
-    detail = ErrorDetail(type=error_type, message=message, param=param, request_id=request_id)
-    body = ErrorResponse(error=detail).model_dump()
+    """Make the answer for something that went wrong, in the envelope that ``path`` asks for."""
+    problem = Problem(status, error_type, message, param, request_id)
+    body = dialect_of(path).render(problem)
     return JSONResponse(body, status_code=status, headers=dict(headers or {}))
+
+
+def stream_error(error: errors.TTSError, path: str, request_id: str = "") -> dict[str, Any]:
+    """Write an error that comes after the status, for streams that can carry one."""
+    rule = ERROR_TABLE[type(error)]
+    problem = Problem(rule.status, rule.type, str(error), PARAM_OF.get(type(error)), request_id)
+    return dialect_of(path).render(problem)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -111,13 +139,14 @@ def _answer_project_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.TTSError)
     rule = ERROR_TABLE[type(error)]
     retry_after_s = rule.retry_after_s
-    if isinstance(error, errors.QueueFullError):
+    if isinstance(error, errors.QueueFullError | errors.RateLimitError):
         retry_after_s = max(1, math.ceil(error.retry_after_s))
     return error_response(
         rule.status,
         rule.type,
         str(error),
         request_id_of(request),
+        path=request.scope["path"],
         param=PARAM_OF.get(type(error)),
         headers={} if retry_after_s is None else {"Retry-After": str(retry_after_s)},
     )
@@ -125,19 +154,24 @@ def _answer_project_error(request: Request, error: Exception) -> Response:
 
 def _answer_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    items: Sequence[Any] = error.errors()
-    params = [_param_of(item) for item in items]
-    messages = [
-        f"{param}: {_readable(item)}" if param else _readable(item)
-        for param, item in zip(params, items, strict=True)
-    ]
+    params = [_param_of(item) for item in error.errors()]
     return error_response(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
+        dialect_of(request.scope["path"]).validation_status,
         VALIDATION_ERROR_TYPE,
-        "; ".join(messages),
+        validation_message(error.errors()),
         request_id_of(request),
+        path=request.scope["path"],
         param=next((param for param in params if param), None),
     )
+
+
+def validation_message(items: Sequence[Any]) -> str:
+    """Write pydantic's list of errors as one line: each field and what is wrong with it."""
+    parts: list[str] = []
+    for item in items:
+        param = _param_of(item)
+        parts.append(f"{param}: {_readable(item)}" if param else _readable(item))
+    return "; ".join(parts)
 
 
 def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -145,12 +179,14 @@ def _answer_http_error(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     message = str(error.detail)
     if message == phrase:  # the router's own 404 and 405 say no more than that
-        message = f"{phrase}: {request.method} {request.url.path}; GET /docs lists what there is"
+        path = request.scope["path"][:_MAX_QUOTED_PATH_CHARS]
+        message = f"{phrase}: {request.method} {path}; GET /docs lists what there is"
     return error_response(
         error.status_code,
         phrase.lower().replace(" ", "_"),
         message,
         request_id_of(request),
+        path=request.scope["path"],
         headers=error.headers,
     )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from backend.api.bodies import JSON
 from backend.api.context import ApiContext, Context
 from backend.api.schemas import RequestFiguresResponse, RequestsResponse, error_responses
 from backend.api.streaming import cache_word
@@ -17,6 +18,11 @@ from backend.telemetry.recent import RequestRecord, Stage
 router = APIRouter(prefix="/metrics", tags=["operation"])
 
 _PROMETHEUS_ACCEPTS = ("text/plain", "application/openmetrics-text")
+_FIGURES: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": True,
+    "description": "Counters and timings by name; a name ends in its unit.",
+}
 _TEXT_ANSWER: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 
 
@@ -24,7 +30,7 @@ _TEXT_ANSWER: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     "",
     summary="Counters and timings",
     response_class=JSONResponse,
-    responses={200: {"content": _TEXT_ANSWER}},
+    responses={200: {"content": {JSON: {"schema": _FIGURES}, **_TEXT_ANSWER}}},
 )
 async def metrics(request: Request, context: Context) -> Response:
     """Give everything that is counted: JSON, or Prometheus' text when `Accept` asks for it."""

@@ -21,10 +21,16 @@ async def root(context: Context) -> RootResponse:
         docs="/docs",
         endpoints={
             "POST /tts": "speak a text",
+            "POST /tts/batch": "speak many texts into one ZIP",
+            "POST /jobs": "speak a long text in the background",
+            "GET /models": "list the models",
             "GET /voices": "list the voices",
             "GET /emotions": "list the markers for feeling, tone and sound",
             "GET /health": "how the service is",
             "GET /metrics": "counters and timings",
             "POST /cache/clear": "empty the caches",
+            "POST /v1/audio/speech": "speak a text (OpenAI's dialect, also /v1/models)",
+            "POST /v1/tts": "speak a text (Fish Audio's dialect, also /model)",
+            "WS /v1/tts/live": "speak a text while it is written (Fish Audio's dialect)",
         },
     )

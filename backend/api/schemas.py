@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from backend.audio.formats import OUTPUT_FORMATS
+from backend.audio.effects import MAX_SPEED, MAX_VOLUME_DB, MIN_SPEED, MIN_VOLUME_DB
+from backend.audio.formats import MAX_ASKED_RATE_HZ, MIN_SAMPLE_RATE_HZ, OUTPUT_FORMATS
 from backend.service.requests import MAX_SEED
 
 MAX_NEW_TOKENS = 32768
@@ -25,14 +26,10 @@ def _null_means(default: object) -> BeforeValidator:
     return BeforeValidator(replace_null)
 
 
-class TtsRequest(BaseModel):
+class SpeechFields(BaseModel):
     """What to say and how. Optional fields may be absent or null."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        json_schema_extra={"examples": [{"text": _FOX, "format": "wav", "seed": 7}]},
-    )
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     text: Annotated[str, Field(examples=[_FOX])]
     """What to say. Long texts are cut into segments that are spoken one after another."""
@@ -41,6 +38,10 @@ class TtsRequest(BaseModel):
     """Name of a voice from `GET /voices`. Without it and without `speaker_file` the model's default
     voice speaks; a model without voices draws one by the seed. Not together with
     `speaker_file`."""
+
+    language: str | None = None
+    """Language of the text as ISO 639-1 code (`en`, `de`, `ja`, ...), which tells abbreviations
+    from the ends of sentences. Default: as the text says."""
 
     prompt_text: str | None = None
     """What is said in `speaker_file`, word for word. Without it the voice is copied less well."""
@@ -65,10 +66,36 @@ class TtsRequest(BaseModel):
     """The same seed with the same request gives the same sound. Without one a seed is drawn and
     returned in `X-Seed`."""
 
+    speed: Annotated[
+        float, _null_means(1.0), Field(ge=MIN_SPEED, le=MAX_SPEED, allow_inf_nan=False)
+    ] = 1.0
+    """2 is twice as fast, 0.5 half as fast; the pitch stays."""
+
+    volume: Annotated[
+        float, _null_means(0.0), Field(ge=MIN_VOLUME_DB, le=MAX_VOLUME_DB, allow_inf_nan=False)
+    ] = 0.0
+    """Decibels louder or (below 0) quieter. Peaks are limited, not clipped."""
+
+    normalize: Annotated[bool, _null_means(False)] = False
+    """Bring the loudness to -16 LUFS (EBU R128): exactly for whole files; streams come to it within
+    the first second and follow slowly."""
+
     format: Annotated[
         str, _null_means("wav"), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
     ] = "wav"
     """File format of the answer. `pcm` is raw 16-bit little-endian mono at `X-Sample-Rate`."""
+
+    sample_rate: Annotated[int, Field(ge=MIN_SAMPLE_RATE_HZ, le=MAX_ASKED_RATE_HZ)] | None = None
+    """Hz of the file; mp3, aac and opus have a few rates to choose from. Default: the model's, or
+    the nearest that the format can carry."""
+
+
+class TtsRequest(SpeechFields):
+    """What to say and how. Optional fields may be absent or null."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text": _FOX, "format": "wav", "seed": 7}]}
+    )
 
     stream: Annotated[bool, _null_means(True)] = True
     """true: bytes come as they are made. false: one whole file with `Content-Length`, a header that
@@ -105,29 +132,16 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-class VoiceResponse(BaseModel):
-    """A voice to choose by name."""
-
-    name: str
-    description: str
-    language: str
-    text: str
-    duration_s: float
-    is_default: bool
-
-
-class VoicesResponse(BaseModel):
-    """All voices of the loaded model."""
-
-    voices: list[VoiceResponse]
-
-
 class MarkerResponse(BaseModel):
     """One marker, how it is used, and a text that uses it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     marker: str
     use: str
     example: str
+    known_by_model: bool | None = None
+    """Whether the loaded model was trained with it; null when that is not known."""
 
 
 class MarkerGroupResponse(BaseModel):
@@ -144,7 +158,7 @@ class EmotionsResponse(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     known_by_model: bool | None
-    """Whether the loaded model was trained with them; null when that is not known."""
+    """Whether the loaded model was trained with markers; null when that is not known."""
     note: str
     count: int
     groups: list[MarkerGroupResponse]

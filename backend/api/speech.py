@@ -11,27 +11,26 @@ from starlette.exceptions import HTTPException
 from backend.api.bodies import JSON, MULTIPART, read_json_or_form
 from backend.api.context import Context
 from backend.api.errors import request_id_of
-from backend.api.schemas import TtsRequest, error_responses
+from backend.api.schemas import SpeechFields, TtsRequest, error_responses
+from backend.api.speech_requests import speech_request
 from backend.api.streaming import SpeechResponse, early_headers, late_headers, while_connected
 from backend.audio.formats import OUTPUT_FORMATS
-from backend.core.errors import InvalidInputError, TTSError
-from backend.service.requests import (
-    SamplingOverrides,
-    Speech,
-    SpeechRequest,
-    UploadedReference,
-)
+from backend.core.errors import TTSError
+from backend.service.requests import Speech, SpeechRequest
 
 router = APIRouter(tags=["speech"])
 
 SPEAKER_FILE = "speaker_file"
 
+AUDIO_CONTENT: dict[str, Any] = {
+    output.media_type: {"schema": {"type": "string", "format": "binary"}}
+    for output in OUTPUT_FORMATS.values()
+}
+"""Every media type that speech can come as, for OpenAPI."""
+
 _AUDIO_ANSWER: dict[str, Any] = {
     "description": "The speech, in the format that was asked for.",
-    "content": {
-        output.media_type: {"schema": {"type": "string", "format": "binary"}}
-        for output in OUTPUT_FORMATS.values()
-    },
+    "content": AUDIO_CONTENT,
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {
@@ -55,9 +54,9 @@ _AUDIO_ANSWER: dict[str, Any] = {
 }
 
 
-def _body_schema() -> dict[str, Any]:
-    """Describe the body for OpenAPI: the same fields as JSON and as a form with a file."""
-    fields = TtsRequest.model_json_schema()
+def speech_body(schema: type[SpeechFields]) -> dict[str, Any]:
+    """Describe a body for OpenAPI: the same fields as JSON and as a form with a file."""
+    fields = schema.model_json_schema()
     recording = {
         "type": "string",
         "format": "binary",
@@ -75,8 +74,8 @@ def _body_schema() -> dict[str, Any]:
     "/tts",
     summary="Speak a text",
     response_class=Response,
-    responses={200: _AUDIO_ANSWER, **error_responses(400, 404, 413, 415, 422, 429, 500, 503)},
-    openapi_extra={"requestBody": _body_schema()},
+    responses={200: _AUDIO_ANSWER, **error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503)},
+    openapi_extra={"requestBody": speech_body(TtsRequest)},
 )
 async def speak(request: Request, context: Context) -> Response:
     """Speak a text in a named voice, or in the voice of an uploaded recording.
@@ -105,26 +104,4 @@ async def _whole(speech: Speech) -> Response:
 async def _read(request: Request, context: Context) -> SpeechRequest:
     max_bytes = context.settings.max_upload_mb << 20
     body, recording = await read_json_or_form(request, TtsRequest, SPEAKER_FILE, max_bytes)
-    if recording is None and body.prompt_text:
-        raise InvalidInputError(
-            "prompt_text says what is said in a recording, but there is none; send speaker_file "
-            "too, or leave prompt_text out"
-        )
-    return SpeechRequest(
-        request_id=request_id_of(request),
-        text=body.text,
-        voice=body.voice,
-        reference=(
-            None if recording is None else UploadedReference(recording, body.prompt_text or "")
-        ),
-        sampling=SamplingOverrides(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            repetition_penalty=body.repetition_penalty,
-            max_new_tokens=body.max_new_tokens,
-        ),
-        seed=body.seed,
-        format=body.format,
-        stream=body.stream,
-    )
+    return speech_request(body, request_id_of(request), recording, stream=body.stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -68,26 +68,39 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, _Result]) 
         await _end(working, leaving)
 
 
-class SpeechResponse(Response):
-    """Send speech as it is made. A client that leaves ends the work; so does an error.
+class PiecesResponse(Response):
+    """Send a body as it is made. A client that leaves ends the work; so does an error.
 
     An error after the first byte cuts the connection: it is the only way left to tell the client.
     So is a client that takes nothing for a while, because it would hold its slot for ever.
 
     Args:
-        speech: Closed at the end, whichever way it comes.
+        body: The pieces; closed at the end, whichever way it comes.
+        media_type: Of the answer.
         headers: Of the answer, besides the content type.
         stall_timeout_s: How long a client may take nothing.
     """
 
     def __init__(
-        self, speech: Speech, headers: dict[str, str], stall_timeout_s: float = STALL_TIMEOUT_S
+        self,
+        body: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: dict[str, str],
+        stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._speech = speech
+        self._pieces = body
         self._stall_timeout_s = stall_timeout_s
-        self.init_headers({**headers, "content-type": speech.media_type})
+        self.init_headers({**headers, "content-type": media_type})
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Give the body piece by piece."""
+        return self._pieces
+
+    async def aclose(self) -> None:
+        """Stop work that is not done."""
+        await self._pieces.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send start, chunks and end."""
@@ -99,12 +112,12 @@ class SpeechResponse(Response):
                 sending.result()
         finally:
             await _end(sending, leaving)
-            await self._speech.aclose()
+            await self.aclose()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for chunk in self._speech.chunks():
-            message = {"type": "http.response.body", "body": chunk, "more_body": True}
+        async for piece in self.pieces():
+            message = {"type": "http.response.body", "body": piece, "more_body": True}
             try:
                 async with asyncio.timeout(self._stall_timeout_s):
                     await send(message)
@@ -112,6 +125,32 @@ class SpeechResponse(Response):
                 logger.warning("the client took nothing for %g s", self._stall_timeout_s)
                 return  # without its end the server cuts the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class SpeechResponse(PiecesResponse):
+    """Send speech as it is made.
+
+    Args:
+        speech: Closed at the end, whichever way it comes.
+        headers: Of the answer, besides the content type.
+        stall_timeout_s: How long a client may take nothing.
+        media_type: Of the answer; None takes the speech's own.
+    """
+
+    def __init__(
+        self,
+        speech: Speech,
+        headers: dict[str, str],
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(speech.chunks(), media_type or speech.media_type, headers, stall_timeout_s)
+        self.speech = speech
+
+    async def aclose(self) -> None:
+        """Stop work that is not done."""
+        await super().aclose()
+        await self.speech.aclose()
 
 
 def early_headers(speech: Speech) -> dict[str, str]:
@@ -135,6 +174,16 @@ def early_headers(speech: Speech) -> dict[str, str]:
     if ledger.warnings:
         headers["X-Warning"] = "; ".join(ledger.warnings)
     return headers
+
+
+def with_warnings(headers: dict[str, str], warnings: Sequence[str]) -> dict[str, str]:
+    """Give the headers with more to know in ``X-Warning``."""
+    told = [headers["X-Warning"]] if "X-Warning" in headers else []
+    together = "; ".join([*told, *warnings])
+    if not together:
+        return headers
+    plain = together.encode("ascii", "backslashreplace").decode("ascii")
+    return {**headers, "X-Warning": " ".join(plain.split())}
 
 
 def late_headers(ledger: SpeechLedger) -> dict[str, str]:

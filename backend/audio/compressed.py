@@ -114,9 +114,18 @@ class CompressedEncoder:
         sample_rate: In Hz; must be one the codec can carry (``OutputFormat.output_rate_hz``).
         whole: True keeps everything back until ``finish`` and then gives one file whose header
             states the length.
+        bitrate_kbps: Instead of the format's usual bit rate; ``OutputFormat.check_bitrate`` tells
+            which are offered.
     """
 
-    def __init__(self, format_name: str, sample_rate: int, *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        format_name: str,
+        sample_rate: int,
+        *,
+        whole: bool = False,
+        bitrate_kbps: int | None = None,
+    ) -> None:
         choice = _CHOICES[format_name]
         self._sample_format = choice.sample_format
         self._sample_rate = sample_rate
@@ -131,8 +140,9 @@ class CompressedEncoder:
         context = stream.codec_context
         context.layout = "mono"
         context.format = choice.sample_format
-        if choice.bit_rate is not None:
-            context.bit_rate = choice.bit_rate
+        bit_rate = choice.bit_rate if bitrate_kbps is None else bitrate_kbps * 1000
+        if bit_rate is not None:
+            context.bit_rate = bit_rate
         container.start_encoding()
         self._file: tuple[OutputContainer, AudioStream] | None = (container, stream)
         self._frame_size = context.frame_size

@@ -20,7 +20,7 @@ import numpy as np
 from backend.audio.compressed import CompressedEncoder
 from backend.audio.formats import OutputFormat, output_format
 from backend.audio.pcm import to_s16le_bytes
-from backend.audio.resample import StreamResampler
+from backend.audio.resample import StreamResampler, resample
 from backend.audio.wav import wav_header, whole_wav
 from backend.core.errors import GenerationError
 
@@ -65,10 +65,16 @@ class AudioEncoder:
             the codec cannot carry that (44.1 kHz in Opus becomes 48 kHz).
     """
 
-    def __init__(self, output: OutputFormat, writer: FileWriter, fed_rate_hz: int) -> None:
+    def __init__(
+        self,
+        output: OutputFormat,
+        writer: FileWriter,
+        fed_rate_hz: int,
+        file_rate_hz: int | None = None,
+    ) -> None:
         self.format = output
         self.media_type = output.media_type
-        self.sample_rate = output.output_rate_hz(fed_rate_hz)
+        self.sample_rate = output.file_rate_hz(fed_rate_hz, file_rate_hz)
         resampler = StreamResampler(fed_rate_hz, self.sample_rate)
         self._lock = threading.RLock()
         self._parts: tuple[FileWriter, StreamResampler] | None = (writer, resampler)
@@ -165,29 +171,45 @@ class WavWriter(PcmWriter):
         return wav_header(self._sample_rate, num_samples=None)
 
 
-def make_encoder(format_name: str, sample_rate: int) -> AudioEncoder:
+def make_encoder(
+    format_name: str,
+    sample_rate: int,
+    *,
+    bitrate_kbps: int | None = None,
+    file_rate_hz: int | None = None,
+) -> AudioEncoder:
     """Start a file in one of the formats of ``OUTPUT_FORMATS``.
 
     Args:
         format_name: ``"wav"``, ``"pcm"``, ``"mp3"``, ``"flac"``, ``"opus"`` or ``"aac"``.
         sample_rate: Rate of the samples that will be fed, in Hz.
+        bitrate_kbps: Of a lossy format; None takes its usual one.
+        file_rate_hz: Rate of the file; None keeps the fed one where the format can.
 
     Raises:
-        UnsupportedFormatError: Unknown format, or a sample rate that is not offered.
+        UnsupportedFormatError: Unknown format, or a sample rate or bit rate that is not offered.
     """
     output = output_format(format_name)
-    rate_hz = output.output_rate_hz(sample_rate)
+    output.check_bitrate(bitrate_kbps)
+    rate_hz = output.file_rate_hz(sample_rate, file_rate_hz)
     writer: FileWriter
     if output.name == "pcm":
         writer = PcmWriter()
     elif output.name == "wav":
         writer = WavWriter(rate_hz)
     else:
-        writer = CompressedEncoder(output.name, rate_hz)
-    return AudioEncoder(output, writer, sample_rate)
+        writer = CompressedEncoder(output.name, rate_hz, bitrate_kbps=bitrate_kbps)
+    return AudioEncoder(output, writer, sample_rate, file_rate_hz)
 
 
-def encode_whole(format_name: str, samples: NDArray[np.float32], sample_rate: int) -> bytes:
+def encode_whole(
+    format_name: str,
+    samples: NDArray[np.float32],
+    sample_rate: int,
+    *,
+    bitrate_kbps: int | None = None,
+    file_rate_hz: int | None = None,
+) -> bytes:
     """Give finished speech as one file whose header states its length, where the format can.
 
     Prefer this to ``make_encoder`` when nothing is streamed: players show the duration and can
@@ -197,18 +219,22 @@ def encode_whole(format_name: str, samples: NDArray[np.float32], sample_rate: in
         format_name: A name of ``OUTPUT_FORMATS``.
         samples: ``[S]`` float32; beyond -1..1 is clamped.
         sample_rate: Of ``samples``, in Hz.
+        bitrate_kbps: Of a lossy format; None takes its usual one.
+        file_rate_hz: Rate of the file; None keeps the fed one where the format can.
 
     Raises:
-        UnsupportedFormatError: Unknown format, or a sample rate that is not offered.
+        UnsupportedFormatError: Unknown format, or a sample rate or bit rate that is not offered.
         GenerationError: A sample is NaN or infinite.
     """
     output = output_format(format_name)
-    rate_hz = output.output_rate_hz(sample_rate)
+    output.check_bitrate(bitrate_kbps)
+    rate_hz = output.file_rate_hz(sample_rate, file_rate_hz)
     if output.name in ("pcm", "wav"):
         _require_speech(samples)
+        samples = resample(samples, sample_rate, rate_hz)
         return whole_wav(samples, rate_hz) if output.name == "wav" else to_s16le_bytes(samples)
-    writer = CompressedEncoder(output.name, rate_hz, whole=True)
-    with AudioEncoder(output, writer, sample_rate) as encoder:
+    writer = CompressedEncoder(output.name, rate_hz, whole=True, bitrate_kbps=bitrate_kbps)
+    with AudioEncoder(output, writer, sample_rate, file_rate_hz) as encoder:
         return encoder.header() + encoder.feed(samples) + encoder.finish()
 
 

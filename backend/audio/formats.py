@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MIN_SAMPLE_RATE_HZ = 8_000
 MAX_SAMPLE_RATE_HZ = 96_000
+MAX_ASKED_RATE_HZ = 48_000
+"""Higher rates come from models alone: asking for one would only make the file larger."""
 
 AI_GENERATED_COMMENT = "AI-generated speech"
 """Comment tag written into every container that has room for one."""
@@ -35,6 +37,7 @@ class OutputFormat:
         is_streamable: A client can play it while it is still being made.
         is_lossless: The decoded samples are the fed ones, rounded to 16 bits.
         has_comment: The container carries ``AI_GENERATED_COMMENT``.
+        bitrates_kbps: Lowest and highest bit rate one may ask for; None where there is no choice.
     """
 
     name: str
@@ -45,6 +48,50 @@ class OutputFormat:
     is_streamable: bool
     is_lossless: bool
     has_comment: bool
+    bitrates_kbps: tuple[int, int] | None = None
+
+    def check_bitrate(self, bitrate_kbps: int | None) -> None:
+        """Refuse a bit rate that the codec cannot be asked for; None is always fine.
+
+        Raises:
+            UnsupportedFormatError: The format has no bit rate, or not this one.
+        """
+        if bitrate_kbps is None:
+            return
+        if self.bitrates_kbps is None:
+            raise UnsupportedFormatError(
+                f"{self.name} has no bit rate to choose; leave it out, or take mp3, opus or aac"
+            )
+        lowest, highest = self.bitrates_kbps
+        if not lowest <= bitrate_kbps <= highest:
+            raise UnsupportedFormatError(
+                f"a bit rate of {bitrate_kbps} kbit/s is not offered for {self.name}; use "
+                f"{lowest} to {highest}"
+            )
+
+    def file_rate_hz(self, sample_rate: int, asked_hz: int | None) -> int:
+        """Give the rate of a file: the one that was asked for, else ``output_rate_hz``.
+
+        Args:
+            sample_rate: Of the sound, in Hz.
+            asked_hz: ``MIN_SAMPLE_RATE_HZ`` .. ``MAX_ASKED_RATE_HZ``, or None.
+
+        Raises:
+            UnsupportedFormatError: The format cannot carry what was asked for.
+        """
+        if asked_hz is None:
+            return self.output_rate_hz(sample_rate)
+        if not MIN_SAMPLE_RATE_HZ <= asked_hz <= MAX_ASKED_RATE_HZ:
+            raise UnsupportedFormatError(
+                f"a sample_rate of {asked_hz} Hz is not offered; use {MIN_SAMPLE_RATE_HZ} to "
+                f"{MAX_ASKED_RATE_HZ} Hz"
+            )
+        if self.sample_rates_hz and asked_hz not in self.sample_rates_hz:
+            offered = ", ".join(map(str, self.sample_rates_hz))
+            raise UnsupportedFormatError(
+                f"{self.name} cannot carry a sample_rate of {asked_hz} Hz; use one of: {offered}"
+            )
+        return asked_hz
 
     def output_rate_hz(self, sample_rate: int) -> int:
         """Give the rate that sound of ``sample_rate`` Hz is encoded at.
@@ -99,6 +146,7 @@ _TABLE = (
         is_streamable=True,
         is_lossless=False,
         has_comment=True,
+        bitrates_kbps=(8, 320),
     ),
     OutputFormat(
         name="flac",
@@ -119,6 +167,7 @@ _TABLE = (
         is_streamable=True,
         is_lossless=False,
         has_comment=True,
+        bitrates_kbps=(6, 256),
     ),
     OutputFormat(
         name="aac",
@@ -129,6 +178,7 @@ _TABLE = (
         is_streamable=True,
         is_lossless=False,
         has_comment=False,
+        bitrates_kbps=(16, 256),
     ),
 )
 

@@ -6,14 +6,31 @@
     │   ├── InvalidAudioError        not audio, truncated, silent, too short
     │   │   └── AudioTooLongError
     │   ├── UnsupportedFormatError   an output format that is not offered
+    │   ├── InvalidVoiceError        a voice's name, text or note that cannot be kept
+    │   ├── InvalidBundleError       a file that is no voice, or another codec's
     │   └── PromptTooLongError       references and text exceed the model's positions
     ├── VoiceNotFoundError
+    ├── VoiceExistsError             the name is taken
+    ├── VoiceReadOnlyError           the voice belongs to the model
+    ├── VoiceUnusableError           made with another codec, or damaged
+    ├── VoiceLimitError              no more voices or recordings are kept
+    ├── VoiceStorageError            the disk failed
+    ├── ModelNotFoundError
     ├── PayloadTooLargeError
+    ├── RequestTimeoutError          the body came too slowly
+    ├── AuthenticationError          no key, or a wrong one
+    ├── OriginNotAllowedError        a web page of a foreign origin asks
+    ├── RateLimitError               try again after ``retry_after_s``
     ├── QueueFullError               try again after ``retry_after_s``
     ├── EngineUnavailableError       starting, restarting or closed
     │   └── ServiceClosedError
+    ├── NotOfferedError              a part of another API that this project does not have
     ├── GenerationError              the engine failed while it worked on a request
     ├── RequestNotFoundError
+    ├── JobNotFoundError
+    ├── JobStateError                not what this job can do now
+    ├── JobLimitError                no more jobs, or no more of their data, are kept
+    ├── JobStorageError              the disk failed
     └── ConfigurationError           stops the start
         ├── SettingsError
         └── CheckpointError
@@ -50,6 +67,14 @@ class UnsupportedFormatError(InvalidInputError):
     """An output format or sample rate that is not offered."""
 
 
+class InvalidVoiceError(InvalidInputError):
+    """A name, language, tag, note or transcript that a voice cannot have."""
+
+
+class InvalidBundleError(InvalidInputError):
+    """A file that is not an exported voice, is damaged, or belongs to another codec."""
+
+
 class PromptTooLongError(InvalidInputError):
     """References and text together need more positions than the model has."""
 
@@ -58,8 +83,57 @@ class VoiceNotFoundError(TTSError):
     """No voice has this name; the message lists the known ones."""
 
 
+class VoiceExistsError(TTSError):
+    """A voice of this name is there already; names are the same in upper and lower case."""
+
+
+class VoiceReadOnlyError(TTSError):
+    """The voice came with the model and cannot be changed."""
+
+
+class VoiceUnusableError(TTSError):
+    """The voice's codes do not fit the loaded model or are damaged; the message names the fix."""
+
+
+class VoiceLimitError(TTSError):
+    """As many voices, or recordings of one voice, are kept as may be."""
+
+
+class VoiceStorageError(TTSError):
+    """The folder of voices cannot be read or written."""
+
+
+class ModelNotFoundError(TTSError):
+    """No model has this name; the message lists the known ones."""
+
+
 class PayloadTooLargeError(TTSError):
     """A body or an upload is larger than the limit."""
+
+
+class RequestTimeoutError(TTSError):
+    """The client began a request and took too long to send the rest of it."""
+
+
+class AuthenticationError(TTSError):
+    """The service asks for an API key, and none or a wrong one was given."""
+
+
+class OriginNotAllowedError(TTSError):
+    """A web page that is not in the list of allowed origins calls the service."""
+
+
+class RateLimitError(TTSError):
+    """One caller asks for more than its share.
+
+    Args:
+        message: Which share, for the client.
+        retry_after_s: Seconds after which a new try has a chance.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QueueFullError(TTSError):
@@ -83,12 +157,32 @@ class ServiceClosedError(EngineUnavailableError):
     """The service is shutting down."""
 
 
+class NotOfferedError(TTSError):
+    """Other servers of this dialect can do it; this one cannot, and says so."""
+
+
 class GenerationError(TTSError):
     """The engine failed while it worked on a request."""
 
 
 class RequestNotFoundError(TTSError):
     """No record is kept of this request id."""
+
+
+class JobNotFoundError(TTSError):
+    """No job has this id."""
+
+
+class JobStateError(TTSError):
+    """The job cannot do this in its present state, or with the model that is loaded."""
+
+
+class JobLimitError(TTSError):
+    """As many jobs, or as much of their data, are kept as may be; delete some."""
+
+
+class JobStorageError(TTSError):
+    """The jobs cannot be read from the disk or written to it."""
 
 
 class ConfigurationError(TTSError):

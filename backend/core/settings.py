@@ -11,20 +11,31 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.core.api_keys import hash_keys
 from backend.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FOREIGN_KEYS = frozenset(
-    {"UI_BACKEND_URL", "UI_HOST", "UI_GRADIO_PORT", "UI_STREAMLIT_PORT", "UI_TIMEOUT_S"}
+    {
+        "UI_BACKEND_URL",
+        "UI_HOST",
+        "UI_GRADIO_PORT",
+        "UI_STREAMLIT_PORT",
+        "UI_TIMEOUT_S",
+        "UI_API_KEY",
+    }
 )
 """Keys of the pages (``ui/settings.py``); they share ``.env`` with the service."""
+
+_SECRET_KEYS = frozenset({"HF_TOKEN", "API_KEYS"})
+"""Keys whose values no message quotes."""
 
 
 class Settings(BaseSettings):
@@ -122,6 +133,79 @@ class Settings(BaseSettings):
     max_reference_s: float = Field(default=90.0, ge=1.0, le=3600.0)
     """Longest reference recording, in seconds. 5 to 30 s are best."""
 
+    # --- access --------------------------------------------------------------------------------
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Keys that clients have to send, separated by commas (`Authorization: Bearer KEY` or
+    `x-api-key: KEY`); without any, everybody who reaches the port may use the service. Each is
+    either the key itself (8 characters or more) or `sha256:` and the SHA-256 of it in hex, so
+    that the key need not be stored. Only `/`, `/health`, `/health/ready`, `/v1/health` and `/docs`
+    stay open."""
+
+    rate_limit_per_minute: int = Field(default=0, ge=0, le=1000000)
+    """Requests a minute that one key (one client address where there are no keys) may make, in
+    bursts of up to as many; more get 429 with Retry-After. Reading (GET) is not counted. 0: no
+    limit."""
+
+    max_concurrent_per_key: int = Field(default=0, ge=0, le=10000)
+    """Requests and WebSocket connections that one key (or address) may have open at a time; more
+    get 429. Reading (GET) is not counted. 0: no limit."""
+
+    # --- OpenAI dialect ------------------------------------------------------------------------
+    openai_voice_aliases: Annotated[tuple[str, ...], NoDecode] = (
+        "alloy=kit",
+        "ash=ross",
+        "ballad=angus",
+        "cedar=bruno",
+        "coral=sally",
+        "echo=ross",
+        "fable=angus",
+        "marin=stella",
+        "nova=stella",
+        "onyx=bruno",
+        "sage=selma",
+        "shimmer=sally",
+        "verse=robin",
+    )
+    """Voices by the names that OpenAI's clients send, as `alias=voice`, separated by commas. An
+    alias whose voice is not there gets one of the voices that are, the same one every time, and
+    the answer says so. A voice that has the alias as its own name comes first."""
+
+    openai_model_aliases: Annotated[tuple[str, ...], NoDecode] = (
+        "tts-1",
+        "tts-1-hd",
+        "gpt-4o-mini-tts",
+    )
+    """Model names of OpenAI's clients that mean the loaded model, separated by commas. `*` takes
+    any name."""
+
+    # --- stored data ---------------------------------------------------------------------------
+    data_dir: Path = Path("data")
+    """Folder for what the service keeps over a restart: voices and jobs. Made when it is needed."""
+
+    # --- voices --------------------------------------------------------------------------------
+    max_voices: int = Field(default=1000, ge=0, le=10000)
+    """Most voices that are kept in DATA_DIR; the model's own are not counted. 0: no voice can be
+    added."""
+
+    # --- batches and jobs ----------------------------------------------------------------------
+    max_batch_items: int = Field(default=64, ge=1, le=1000)
+    """Most requests of one POST /tts/batch."""
+
+    max_job_chars: int = Field(default=1000000, ge=1, le=10000000)
+    """Longest text of a job, in characters."""
+
+    max_jobs: int = Field(default=100, ge=0, le=100000)
+    """Jobs that are kept in DATA_DIR, finished ones included; one more is refused until some are
+    deleted. 0: no jobs."""
+
+    max_jobs_mb: int = Field(default=1024, ge=1, le=1048576)
+    """MiB on the disk for all jobs together; an hour of speech takes about 2 MiB for S1-mini. A job
+    that would exceed it stops, and can be resumed when others are deleted."""
+
+    max_running_jobs: int = Field(default=1, ge=1, le=64)
+    """Jobs that are spoken at the same time. Each takes one of MAX_SLOTS, and starts a stretch of
+    text only when no request waits for one."""
+
     # --- downloads -----------------------------------------------------------------------------
     hf_token: SecretStr | None = None
     """Access token for gated models on Hugging Face; only scripts/download_model.py uses it."""
@@ -129,12 +213,34 @@ class Settings(BaseSettings):
     hf_endpoint: str = "https://huggingface.co"
     """Hub to download from; a mirror or a local hub."""
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("api_keys", mode="before")
     @classmethod
-    def _split_origins(cls, value: object) -> object:
+    def _hash_keys(cls, value: object) -> object:
+        entries = _split(value)
+        if not isinstance(entries, tuple | list):
+            return entries
+        return hash_keys(cast("Iterable[object]", entries))
+
+    @field_validator("openai_voice_aliases", "openai_model_aliases", mode="before")
+    @classmethod
+    def _split_aliases(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("openai_voice_aliases")
+    @classmethod
+    def _require_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in value:
+            alias, separator, voice = pair.partition("=")
+            if not (separator and alias.strip() and voice.strip()):
+                raise ValueError(f"{pair!r} is not alias=voice, as in alloy=kit")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return _split(value)
 
 
 def read_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
@@ -155,6 +261,13 @@ def read_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
         return Settings(_env_file=present, _env_file_encoding="utf-8", **overrides)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from error
+
+
+def _split(value: object) -> object:
+    """Cut text at its commas; leave anything else to pydantic."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 def _known_keys() -> list[str]:
@@ -199,6 +312,6 @@ def _explain(error: ValidationError) -> str:
     parts: list[str] = []
     for item in error.errors(include_url=False, include_context=False, include_input=True):
         name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-        value = "" if name == "HF_TOKEN" else f"={item.get('input')!r}"
+        value = "" if name in _SECRET_KEYS else f"={item.get('input')!r}"
         parts.append(f"{name}{value}: {item['msg']}")
     return "malformed setting: " + "; ".join(parts)

@@ -140,19 +140,50 @@ MARKER_GROUPS = (
 """All 66 markers."""
 
 _NAMES = "|".join(re.escape(m.name) for group in MARKER_GROUPS for m in group.markers)
-_MARKER = re.compile(rf"\s*\((?:{_NAMES})\)", re.IGNORECASE)
+_MARKER = re.compile(rf"\s*\((?P<name>{_NAMES})\)", re.IGNORECASE)
 
 
-def knows_markers(model: str) -> bool | None:
-    """Tell whether a model was trained with the markers; None when nobody knows.
+POCKET_MARKERS = frozenset(
+    {
+        "whispering",
+        "shouting",
+        "soft tone",
+        "in a hurry tone",
+        "sad",
+        "excited",
+        "angry",
+        "sighing",
+    }
+)
+"""What the pocket voice was trained with and acts out measurably (``backend/docs/pocket.md``)."""
+
+ALL_MARKERS = frozenset(marker.name for group in MARKER_GROUPS for marker in group.markers)
+
+
+def known_markers(model: str) -> frozenset[str] | None:
+    """Give the names of the markers a model was trained with; None when nobody knows.
 
     Args:
         model: ``EngineInfo.model``.
     """
-    return {POCKET_MODEL: False, S1_MINI_MODEL: True}.get(model)
+    return {POCKET_MODEL: POCKET_MARKERS, S1_MINI_MODEL: ALL_MARKERS}.get(model)
 
 
-def without_markers(text: str) -> tuple[str, int]:
-    """Take the known markers out of a text and tell how many there were."""
-    stripped, count = _MARKER.subn("", text)
-    return stripped.strip(), count
+def without_unknown_markers(text: str, model: str) -> tuple[str, int]:
+    """Take the markers that a model does not know out of a text and tell how many there were.
+
+    A model would read them out. Where nobody knows, all of them stay.
+    """
+    known = known_markers(model)
+    if known is None:
+        return text, 0
+    num_removed = 0
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal num_removed
+        if match.group("name").casefold() in known:
+            return match.group()
+        num_removed += 1
+        return ""
+
+    return _MARKER.sub(replace, text).strip(), num_removed

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.audio.encoders import encode_whole, make_encoder
+from backend.audio.effects import Effects, EffectsChain, apply_effects
+from backend.audio.encoders import AudioEncoder, encode_whole, make_encoder
+from backend.audio.formats import OutputFormat, output_format
 from backend.telemetry.recent import Stage
 
 if TYPE_CHECKING:
@@ -17,12 +20,51 @@ if TYPE_CHECKING:
 
     from backend.service.cpu_pool import CpuPool
     from backend.service.ledger import SpeechLedger
+    from backend.service.requests import SpeechRequest
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """The file that is wanted, all checked.
+
+    Attributes:
+        output: Its format.
+        sound_rate_hz: Of the samples it is made from.
+        file_rate_hz: Of the sound inside it; None keeps the other where the format can.
+        bitrate_kbps: Of a lossy format; None takes its usual one.
+        effects: What is done to the sound before.
+    """
+
+    output: OutputFormat
+    sound_rate_hz: int
+    file_rate_hz: int | None = None
+    bitrate_kbps: int | None = None
+    effects: Effects = field(default_factory=Effects)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the sound inside the file."""
+        return self.output.file_rate_hz(self.sound_rate_hz, self.file_rate_hz)
+
+
+def plan_file(request: SpeechRequest, sound_rate_hz: int) -> FilePlan:
+    """Decide on the file that a request asks for.
+
+    Raises:
+        UnsupportedFormatError: The format is not offered, or not with this sample or bit rate.
+        InvalidInputError: An effect is outside its range.
+    """
+    output = output_format(request.format)
+    output.check_bitrate(request.bitrate_kbps)
+    output.file_rate_hz(sound_rate_hz, request.sample_rate)
+    effects = Effects(request.speed, request.volume_db, request.normalize)
+    effects.check()
+    return FilePlan(output, sound_rate_hz, request.sample_rate, request.bitrate_kbps, effects)
 
 
 async def streamed_file(
     sound: AsyncGenerator[NDArray[np.float32], None],
-    format_name: str,
-    sample_rate: int,
+    plan: FilePlan,
     pool: CpuPool,
     ledger: SpeechLedger,
 ) -> AsyncGenerator[bytes, None]:
@@ -31,38 +73,36 @@ async def streamed_file(
     The header leaves together with the first sound, so that the first bytes mean sound.
 
     Args:
-        sound: ``[S]`` float32 arrays at ``sample_rate``; closed by the caller.
-        format_name: A name of ``OUTPUT_FORMATS``.
-        sample_rate: In Hz.
-        pool: Where encoding runs.
+        sound: ``[S]`` float32 arrays at ``plan.sound_rate_hz``; closed by the caller.
+        plan: The file.
+        pool: Where effects and encoding run.
         ledger: Gets the time of the first byte and the time spent.
     """
-    encoder = await pool.run(make_encoder, format_name, sample_rate)
+    file = await pool.run(_StreamedFile, plan)
     try:
         spent_s = 0.0
-        held = encoder.header()
+        held = file.encoder.header()
         async for samples in sound:
             started = time.monotonic()
-            data = await pool.run(encoder.feed, samples)
+            data = await pool.run(file.feed, samples)
             spent_s += time.monotonic() - started
             if data:
                 ledger.note_first_audio()
                 yield held + data
                 held = b""
         started = time.monotonic()
-        last = held + await pool.run(encoder.finish)
+        last = held + await pool.run(file.finish)
         ledger.add_stage(Stage.FILE, spent_s + time.monotonic() - started)
         ledger.note_first_audio()
         if last:
             yield last
     finally:
-        encoder.close()
+        file.encoder.close()
 
 
 async def whole_file(
     sound: AsyncGenerator[NDArray[np.float32], None],
-    format_name: str,
-    sample_rate: int,
+    plan: FilePlan,
     pool: CpuPool,
     ledger: SpeechLedger,
 ) -> AsyncGenerator[bytes, None]:
@@ -72,7 +112,37 @@ async def whole_file(
     """
     parts = [part async for part in sound]
     started = time.monotonic()
-    data = await pool.run(lambda: encode_whole(format_name, np.concatenate(parts), sample_rate))
+    data = await pool.run(_encode, parts, plan)
     ledger.add_stage(Stage.FILE, time.monotonic() - started)
     ledger.note_first_audio()
     yield data
+
+
+class _StreamedFile:
+    """Effects and encoder in one, so that a chunk goes to a thread once."""
+
+    def __init__(self, plan: FilePlan) -> None:
+        self._effects = EffectsChain(plan.effects, plan.sound_rate_hz)
+        self.encoder: AudioEncoder = make_encoder(
+            plan.output.name,
+            plan.sound_rate_hz,
+            bitrate_kbps=plan.bitrate_kbps,
+            file_rate_hz=plan.file_rate_hz,
+        )
+
+    def feed(self, samples: NDArray[np.float32]) -> bytes:
+        return self.encoder.feed(self._effects.feed(samples))
+
+    def finish(self) -> bytes:
+        return self.encoder.feed(self._effects.finish()) + self.encoder.finish()
+
+
+def _encode(parts: list[NDArray[np.float32]], plan: FilePlan) -> bytes:
+    samples = apply_effects(np.concatenate(parts), plan.sound_rate_hz, plan.effects)
+    return encode_whole(
+        plan.output.name,
+        samples,
+        plan.sound_rate_hz,
+        bitrate_kbps=plan.bitrate_kbps,
+        file_rate_hz=plan.file_rate_hz,
+    )

@@ -33,6 +33,7 @@ class SpeechLedger:
         num_frames: Frames made so far.
         num_samples: Samples made so far, at ``sample_rate``.
         sample_rate: Of the engine, in Hz.
+        speed: How much faster than the engine's the client's sound is.
         ttfa_s: From the start to the first audio byte, once there is one.
         total_s: From the start to the last byte, once there is one.
         finish_reason: Why the last stretch ended.
@@ -56,6 +57,7 @@ class SpeechLedger:
         self.num_frames = 0
         self.num_samples = 0
         self.sample_rate: int | None = None
+        self.speed = 1.0
         self.ttfa_s: float | None = None
         self.total_s: float | None = None
         self.finish_reason: FinishReason | None = None
@@ -64,6 +66,10 @@ class SpeechLedger:
         self.warnings: list[str] = []
         self.status = RequestStatus.OK
         self.error: str | None = None
+
+    def restart_clock(self) -> None:
+        """Count from now on: until now nobody had said what to speak."""
+        self._started = self._clock()
 
     def now_s(self) -> float:
         """Seconds since the start."""
@@ -110,8 +116,8 @@ class SpeechLedger:
 
     @property
     def audio_s(self) -> float | None:
-        """Seconds of speech so far."""
-        return self.num_samples / self.sample_rate if self.sample_rate else None
+        """Seconds of speech so far, as the client hears them."""
+        return self.num_samples / self.sample_rate / self.speed if self.sample_rate else None
 
     @property
     def rtf(self) -> float | None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import struct
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from backend.service.ledger import SEMANTIC
 from backend.service.text import text_weight
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 SLOW_SPEECH_WEIGHT_PER_S = 8.0
 PAUSES_S = 2.0
+NO_SOUND = "the model ended without a sound; try another seed or text"
+SEEDS_PER_ATTEMPT = 1 << 32
+"""Room for the seeds of all segments, so that a second attempt has noise of its own."""
+_STOPS = frozenset(".!?\u3002\uff01\uff1f\u2026")
 """Speech of weight w takes at most about ``w / 8 + 2`` seconds: half as fast as people speak."""
 
 
@@ -38,17 +43,19 @@ class Narration:
 
     Attributes:
         request_id: Names the request.
-        segments: The text in stretches.
+        segments: The text in stretches, perhaps still being written.
         references: The voice; empty when the seed draws one.
         sampling: With the request's seed.
         stream: Small first chunks.
+        is_patient: Wait where the queue is full.
     """
 
     request_id: str
-    segments: Sequence[str]
+    segments: Sequence[str] | AsyncGenerator[str, None]
     references: tuple[Turn, ...]
     sampling: SamplingParams
     stream: bool
+    is_patient: bool = False
 
 
 class Narrator:
@@ -74,20 +81,83 @@ class Narrator:
             Exception: Whatever ``EngineClient.synthesize`` raises.
         """
         spoken: list[Turn] = []
-        for idx, text in enumerate(narration.segments):
-            sampling = replace(narration.sampling, seed=segment_seed(narration.sampling.seed, idx))
-            turns = await self._turns_for(text, narration.references, spoken, info)
+        idx = -1
+        async for text in _each(narration.segments):
+            idx += 1
+            chunks = self.speak_one(narration, idx, text, spoken, info, ledger)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk.samples
+        if not spoken:
+            raise GenerationError(NO_SOUND)
+
+    async def speak_one(
+        self,
+        narration: Narration,
+        idx: int,
+        text: str,
+        spoken: list[Turn],
+        info: EngineInfo,
+        ledger: SpeechLedger,
+    ) -> AsyncGenerator[AudioChunk, None]:
+        """Speak one segment as the continuation of others.
+
+        Args:
+            narration: Its ``segments`` play no part.
+            idx: Number of the segment, which decides its seed.
+            text: The segment.
+            spoken: What was spoken before; of it the first and the last count. Gets the new
+                segment at the end, unless the model made no sound.
+            info: Of the engine.
+            ledger: Of the request.
+        """
+        turns = await self._turns_for(text, narration.references, spoken, info)
+        for attempt, wording in enumerate(_wordings(text)):
+            seed = segment_seed(narration.sampling.seed, idx + attempt * SEEDS_PER_ATTEMPT)
+            sampling = replace(narration.sampling, seed=seed)
             frames: list[NDArray[np.int32]] = []
-            chunks = self._speak_segment(narration, text, turns, sampling, info, ledger)
+            chunks = self._speak_segment(narration, wording, turns, sampling, info, ledger)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     frames.append(chunk.codes)
                     ledger.note_chunk(chunk)
-                    yield chunk.samples
+                    yield chunk
             if frames:
-                spoken.append(Turn(text, np.concatenate(frames, axis=1)))
-        if not spoken:
-            raise GenerationError("the model ended without a sound; try another seed or text")
+                spoken.append(Turn(wording, np.concatenate(frames, axis=1)))
+                return
+
+    async def replay(
+        self,
+        request_id: str,
+        spoken: AsyncGenerator[NDArray[np.int32], None],
+        ledger: SpeechLedger,
+        *,
+        stream: bool,
+    ) -> AsyncGenerator[NDArray[np.float32], None]:
+        """Yield the samples of segments whose codes ``[K, F]`` are known; the model does not run.
+
+        Raises:
+            GenerationError: There was not one segment.
+            Exception: Whatever ``EngineClient.synthesize`` raises.
+        """
+        async with aclosing(spoken):
+            async for codes in spoken:
+                request = SynthesisRequest(
+                    request_id=f"{request_id}/{next(self._serials)}",
+                    text="",
+                    codes=codes,
+                    stream=stream,
+                )
+                results = self._submit(request, is_admitted=ledger.num_samples > 0)
+                async with aclosing(results):
+                    async for result in results:
+                        if isinstance(result, AudioChunk):
+                            ledger.note_chunk(result)
+                            yield result.samples
+                        else:
+                            ledger.note_summary(result, result.finish_reason)
+        if ledger.num_samples == 0:
+            raise GenerationError("nothing of this has been spoken yet; ask again later")
 
     async def _turns_for(
         self, text: str, references: tuple[Turn, ...], spoken: list[Turn], info: EngineInfo
@@ -128,7 +198,8 @@ class Narrator:
             stream=narration.stream,
         )
         frames: list[NDArray[np.int32]] = []
-        results = self._submit(request, is_admitted=ledger.num_samples > 0)
+        is_admitted = narration.is_patient or ledger.num_samples > 0
+        results = self._submit(request, is_admitted=is_admitted)
         async with aclosing(results):
             async for result in results:
                 if isinstance(result, AudioChunk):
@@ -160,6 +231,25 @@ class Narrator:
                         yield result
                     return
             await asyncio.sleep(retry_after_s)
+
+
+async def _each(segments: Sequence[str] | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    if isinstance(segments, AsyncGenerator):
+        async with aclosing(segments):
+            async for text in segments:
+                yield text
+        return
+    for text in segments:
+        yield text
+
+
+def _wordings(text: str) -> tuple[str, ...]:
+    """Give the text, and what is tried when the model ends at once without a sound.
+
+    That happens with single words that no stop ends.
+    """
+    ended = text if text[-1:] in _STOPS else f"{text}."
+    return text, ended, ended
 
 
 def segment_seed(seed: int, segment_idx: int) -> int:

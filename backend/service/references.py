@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from backend.service.cpu_pool import CpuPool
     from backend.service.ledger import SpeechLedger
     from backend.service.requests import SpeechRequest, UploadedReference
+    from backend.service.voice_library import VoiceService
     from backend.service.voices import VoiceLibrary
 
 UPLOADED_VOICE = "upload"
@@ -53,15 +54,22 @@ class ReferenceVoices:
         cache: Codes of recordings that were encoded before.
         pool: Decodes recordings.
         settings: Limits on recordings.
+        voices: Gives the codes of named voices.
     """
 
     def __init__(
-        self, engine: EngineClient, cache: VoiceCodesCache, pool: CpuPool, settings: Settings
+        self,
+        engine: EngineClient,
+        cache: VoiceCodesCache,
+        pool: CpuPool,
+        settings: Settings,
+        voices: VoiceService,
     ) -> None:
         self._engine = engine
         self._cache = cache
         self._pool = pool
         self._settings = settings
+        self._voices = voices
 
     async def resolve(
         self, request: SpeechRequest, library: VoiceLibrary, info: EngineInfo, ledger: SpeechLedger
@@ -71,6 +79,7 @@ class ReferenceVoices:
         Raises:
             InvalidInputError: It asks for two at once.
             VoiceNotFoundError: No voice has the name.
+            VoiceUnusableError: The voice was made with another codec.
             InvalidAudioError: The recording cannot be used.
         """
         if request.reference is not None:
@@ -78,12 +87,13 @@ class ReferenceVoices:
                 raise InvalidInputError(
                     "voice and speaker_file exclude each other; send one of the two"
                 )
-            turn = await self._encode(request.reference, info, ledger)
-            return ReferenceVoice(UPLOADED_VOICE, (turn,))
+            recordings = (request.reference, *request.further_references)
+            turns = [await self._encode(recording, info, ledger) for recording in recordings]
+            return ReferenceVoice(UPLOADED_VOICE, tuple(turns))
         voice = library.default if request.voice is None else library.find(request.voice)
         if voice is None:
             return ReferenceVoice(None, ())
-        return ReferenceVoice(voice.name, (voice.turn,))
+        return ReferenceVoice(voice.name, await self._voices.turns(voice))
 
     async def _encode(
         self, reference: UploadedReference, info: EngineInfo, ledger: SpeechLedger
@@ -94,16 +104,22 @@ class ReferenceVoices:
                 f"prompt_text has {len(text)} characters; it is what is said in the recording, so "
                 f"at most {self._settings.max_text_chars} are accepted"
             )
-        if not text:
+        if not text and NO_TRANSCRIPT_WARNING not in ledger.warnings:
             ledger.warnings.append(NO_TRANSCRIPT_WARNING)
         started = time.monotonic()
-        samples, key = await self._pool.run(self._decode, reference.content, info)
-        codes, is_hit = await self._cache.get_or_encode(
-            key, lambda: self._engine.encode_reference(samples)
-        )
+        codes, is_hit = await self.encode(reference.content, info)
         ledger.note_cache(VOICE_CODES, is_hit=is_hit)
         ledger.add_stage(Stage.ENCODE_REFERENCE, time.monotonic() - started)
         return Turn(text, codes)
+
+    async def encode(self, content: bytes, info: EngineInfo) -> tuple[NDArray[np.int32], bool]:
+        """Turn a recording into codes ``[K, F]``; also tells whether they were known already.
+
+        Raises:
+            InvalidAudioError: The recording cannot be used.
+        """
+        samples, key = await self._pool.run(self._decode, content, info)
+        return await self._cache.get_or_encode(key, lambda: self._engine.encode_reference(samples))
 
     def _decode(self, content: bytes, info: EngineInfo) -> tuple[NDArray[np.float32], str]:
         """Give ``[S]`` float32 samples at the engine's rate and their cache key. For a thread."""

@@ -8,15 +8,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from backend.core.errors import (
+    EngineUnavailableError,
+    InvalidInputError,
+    QueueFullError,
+    VoiceNotFoundError,
+    VoiceUnusableError,
+)
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from backend.core.types import SamplingParams
     from backend.service.ledger import SpeechLedger
+    from backend.service.live_text import LiveText
 
 _Number = TypeVar("_Number", int, float)
 
 MAX_SEED = 2**32 - 1
+
+REFUSALS = (
+    InvalidInputError,
+    VoiceNotFoundError,
+    VoiceUnusableError,
+    QueueFullError,
+    EngineUnavailableError,
+)
+"""Errors that mean no work was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +85,39 @@ class SpeechRequest:
         text: What to say.
         voice: Name of a voice; None takes the recording, else the model's default voice.
         reference: A recording instead of a named voice.
+        further_references: More recordings of the same voice as ``reference``.
+        live_text: A text that is still being written; ``text`` plays no part then.
         sampling: What differs from the model's defaults.
         seed: 0..``MAX_SEED`` fixes the take; None draws one.
         format: A name of ``OUTPUT_FORMATS``.
         stream: True gives bytes as they are made; False one whole file.
+        bitrate_kbps: Of a lossy format; None takes its usual one.
+        speed: 0.5 (half as fast) .. 2.0, with the pitch kept; 1 changes nothing.
+        volume_db: -20 .. 20 dB louder; 0 changes nothing.
+        sample_rate: Hz of the file, 8000..48000 where the format can; None takes the model's.
+        normalize: Bring the loudness to -16 LUFS (EBU R128).
+        language: ISO 639-1 code of the text's language, which guides where it is cut; None lets
+            the text say.
+        is_patient: Wait where the queue is full, instead of being refused.
     """
 
     request_id: str
     text: str
     voice: str | None = None
     reference: UploadedReference | None = None
+    further_references: tuple[UploadedReference, ...] = ()
+    live_text: LiveText | None = None
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     seed: int | None = None
     format: str = "wav"
     stream: bool = True
+    bitrate_kbps: int | None = None
+    speed: float = 1.0
+    volume_db: float = 0.0
+    sample_rate: int | None = None
+    normalize: bool = False
+    language: str | None = None
+    is_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from backend.core.errors import InvalidTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
 SEGMENT_WEIGHT = 220
 """Most that one segment weighs: about 15 s of speech, well inside what models are trained on."""
@@ -51,6 +53,7 @@ _SENTENCE_END = re.compile(
 _CLAUSE_END = re.compile(rf"[,;:،؛—]{_CLOSING}(?=\s)|[，、；：]|(?<=\s)[-–—](?=\s)")  # noqa: RUF001
 _SPACE = re.compile(r"\s")
 _PARENTHESES = re.compile(r"\([^()\n]{0,200}\)|（[^（）\n]{0,200}）")  # noqa: RUF001
+_LONGEST_PARENTHESIS = 202
 _BEFORE_A_WORD = re.compile(
     rf"(?: |[{re.escape(_OPENERS)}]|{_PARENTHESES.pattern}|[(（])*+"  # noqa: RUF001
 )
@@ -58,12 +61,13 @@ _LONGEST_ABBREVIATION = 16  # characters looked at before a stop
 _LAST_WORD = re.compile(r"(?:[^\W_]+\.)*[^\W_]+$")
 
 
-def clean_text(text: str, max_chars: int) -> str:
+def clean_text(text: str, max_chars: int, setting: str = "MAX_TEXT_CHARS") -> str:
     """Bring a text into the form that is spoken (see ``tidy_text``), or refuse it.
 
     Args:
         text: As the client sent it.
         max_chars: Longest text that is accepted, in characters.
+        setting: Name of the limit, for people.
 
     Raises:
         InvalidTextError: Empty, longer than ``max_chars``, or without a letter or a digit.
@@ -71,7 +75,7 @@ def clean_text(text: str, max_chars: int) -> str:
     if len(text) > max_chars:
         raise InvalidTextError(
             f"the text has {len(text)} characters; the limit is {max_chars}. "
-            "Send it in parts, or raise MAX_TEXT_CHARS"
+            f"Send it in parts, or raise {setting}"
         )
     cleaned = tidy_text(text)
     if not cleaned:
@@ -104,7 +108,11 @@ def text_weight(text: str) -> int:
     return sum(map(_char_weight, text))
 
 
-def split_text(text: str, max_weight: int = SEGMENT_WEIGHT) -> list[str]:
+def split_text(
+    text: str,
+    max_weight: int = SEGMENT_WEIGHT,
+    abbreviations: AbstractSet[str] = ABBREVIATIONS,
+) -> list[str]:
     """Cut a cleaned text into segments of whole sentences.
 
     Sentences that fit together share a segment. A sentence that is too heavy is cut after clauses,
@@ -115,14 +123,51 @@ def split_text(text: str, max_weight: int = SEGMENT_WEIGHT) -> list[str]:
         text: From ``clean_text``.
         max_weight: Most that a segment weighs. Only what must not be cut, a marker with the words
             it belongs to, may exceed it.
+        abbreviations: Words after which a full stop does not end the sentence; those of the text's
+            language, where that is known.
 
     Returns:
         One or more segments that together hold every word of ``text`` in order.
     """
     weights = [0, *accumulate(map(_char_weight, text))]
-    spans = _cut(text, (0, len(text)), weights, max_weight, _CUTTERS)
+    cutters = (partial(_sentence_ends, abbreviations=abbreviations), *_CUTTERS[1:])
+    spans = _cut(text, (0, len(text)), weights, max_weight, cutters)
     whole = _with_words(spans, _words_outside_parentheses(text))
     return [" ".join(text[start:end].split()) for start, end in whole]
+
+
+def finished_length(text: str, max_weight: int = SEGMENT_WEIGHT) -> int:
+    """Tell how much of a text that is still being written can be spoken already.
+
+    That is whole sentences, as soon as something follows them (a stop may turn out to belong to a
+    number), or, when a sentence has grown heavier than one segment, its clauses, else words.
+
+    Args:
+        text: What has come so far and was not spoken; not cleaned.
+        max_weight: Most that a segment weighs.
+
+    Returns:
+        The number of characters at the beginning; 0 when nothing is finished.
+    """
+    last_place = _open_marker(text.rstrip())
+    cutters = _CUTTERS if text_weight(text) > max_weight else _CUTTERS[:1]
+    for cutter in cutters:
+        places = [place for place in cutter(text) if 0 < place < last_place]
+        if places:
+            return places[-1]
+    return 0
+
+
+def has_words(text: str) -> bool:
+    """Tell whether there is anything to say besides what stands in parentheses, as markers do."""
+    return is_speakable(_PARENTHESES.sub("", text))
+
+
+def _open_marker(text: str) -> int:
+    """Give the place of a parenthesis at the end that may become a marker; else the end."""
+    place = max(text.rfind(char) for char in "(（")  # noqa: RUF001
+    is_open = place > max(text.rfind(char) for char in ")）")  # noqa: RUF001
+    return place if is_open and len(text) - place <= _LONGEST_PARENTHESIS else len(text)
 
 
 def _is_kept(char: str) -> bool:
@@ -178,16 +223,16 @@ def _with_words(
     return joined
 
 
-def _sentence_ends(text: str) -> list[int]:
+def _sentence_ends(text: str, abbreviations: AbstractSet[str] = ABBREVIATIONS) -> list[int]:
     protected = _protected_places(text)
     return [
         match.end()
         for match in _SENTENCE_END.finditer(text)
-        if match.end() not in protected and not _goes_on(text, match)
+        if match.end() not in protected and not _goes_on(text, match, abbreviations)
     ]
 
 
-def _goes_on(text: str, match: re.Match[str]) -> bool:
+def _goes_on(text: str, match: re.Match[str], abbreviations: AbstractSet[str]) -> bool:
     """Tell whether the stop that was found belongs to a word, or the sentence goes on after it."""
     found = match.group()
     if found == "\n" or found[0] in _WIDE_STOPS:
@@ -199,15 +244,15 @@ def _goes_on(text: str, match: re.Match[str]) -> bool:
         return False
     before = text[max(0, match.start() - _LONGEST_ABBREVIATION) : match.start()]
     word = _LAST_WORD.search(before)
-    return word is not None and _is_abbreviation(word.group())
+    return word is not None and _is_abbreviation(word.group(), abbreviations)
 
 
-def _is_abbreviation(word: str) -> bool:
+def _is_abbreviation(word: str, abbreviations: AbstractSet[str]) -> bool:
     """Tell whether a full stop after ``word`` is part of it: ``Dr``, ``e.g``, ``J``, ``3``."""
     plain = word.replace(".", "").casefold()
     if plain.isdecimal():
         return len(plain) <= 2  # ordinals ("am 3. Mai") and numbered lists
-    return plain in ABBREVIATIONS or (len(plain) == 1 and word != "I")
+    return plain in abbreviations or (len(plain) == 1 and word != "I")
 
 
 def _clause_ends(text: str) -> list[int]:

@@ -1,12 +1,14 @@
-"""The voices that ship with a model: ``<model directory>/voices/*.json``.
+"""The voices to choose from: those that ship with a model and those that were added.
 
-One file is one voice: ``name``, ``text`` (what is said in the sample), ``codes`` ``[K][F]`` (the
-sample as the model's codec wrote it), and optionally ``description``, ``language``, ``default``.
-Codes belong to one codec, so a file that does not fit the loaded model stops the start.
+A model's own are in ``<model directory>/voices/*.json``. One file is one voice: ``name``, ``text``
+(what is said in the sample), ``codes`` ``[K][F]`` (the sample as the model's codec wrote it), and
+optionally ``description``, ``language``, ``default``. Codes belong to one codec, so a file that
+does not fit the loaded model stops the start. Added voices come from ``voice_store.py``.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.core.errors import CheckpointError, VoiceNotFoundError
 from backend.core.types import Turn
+from backend.service.voice_rules import voice_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,27 +28,75 @@ if TYPE_CHECKING:
     from backend.core.types import EngineInfo
 
 VOICES_SUBDIR = "voices"
+ID_DIGITS = 32
+MAX_NAMES_LISTED = 40
+"""In a message."""
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceReference:
+    """One recording of a voice.
+
+    Attributes:
+        text: What is said in it; empty when nobody said.
+        duration_s: Its length.
+        has_audio: Whether the recording itself is kept beside its codes.
+    """
+
+    text: str
+    duration_s: float
+    has_audio: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
     """A voice to choose by name.
 
     Attributes:
+        id: 32 hexadecimal digits; a new name leaves it as it is.
         name: What a request says.
-        turn: The sample: its words and its codes.
-        duration_s: Length of the sample.
+        references: Its recordings, at least one.
+        turns: Words and codes of a model's own voice. Empty for an added one, whose codes are read
+            when they are needed.
         description: One line for people, possibly empty.
-        language: ISO 639-1 code of the sample, or empty when nobody said.
+        language: ISO 639-1 code of the recordings, or empty when nobody said.
+        tags: Words to search by.
+        consent: Who allowed the use of this voice, in the words of whoever added it.
+        created_at: UTC, ISO 8601; empty for a model's own.
+        updated_at: As ``created_at``.
+        is_builtin: It came with the model and cannot be changed.
         is_default: Taken when a request names no voice.
+        problem: Why it cannot speak with the loaded model; empty when it can.
     """
 
+    id: str
     name: str
-    turn: Turn
-    duration_s: float
+    references: tuple[VoiceReference, ...]
+    turns: tuple[Turn, ...] = ()
     description: str = ""
     language: str = ""
+    tags: tuple[str, ...] = ()
+    consent: str = ""
+    created_at: str = ""
+    updated_at: str = ""
+    is_builtin: bool = False
     is_default: bool = False
+    problem: str = ""
+
+    @property
+    def turn(self) -> Turn:
+        """The one recording of a model's own voice."""
+        return self.turns[0]
+
+    @property
+    def text(self) -> str:
+        """What is said in the first recording."""
+        return self.references[0].text
+
+    @property
+    def duration_s(self) -> float:
+        """Length of all recordings together."""
+        return sum(reference.duration_s for reference in self.references)
 
 
 class _VoiceFile(BaseModel):
@@ -61,15 +113,18 @@ class _VoiceFile(BaseModel):
 
 
 class VoiceLibrary:
-    """The voices of one model, read once. Immutable, so any thread may read it."""
+    """All voices at one moment, by name. Immutable, so any thread may read it."""
 
-    def __init__(self, voices: tuple[Voice, ...]) -> None:
-        self.voices = voices
-        self._by_name = {voice.name.casefold(): voice for voice in voices}
+    def __init__(self, voices: Iterable[Voice]) -> None:
+        self.voices = tuple(sorted(voices, key=lambda voice: voice_key(voice.name)))
+        self._by_id = {voice.id: voice for voice in self.voices}
+        # the model's own come last, so they win where an added voice has the same name
+        by_rank = sorted(self.voices, key=lambda voice: voice.is_builtin)
+        self._by_name = {voice_key(voice.name): voice for voice in by_rank}
 
     @classmethod
     def load(cls, directory: Path, info: EngineInfo) -> VoiceLibrary:
-        """Read all voices of a model directory; one without ``voices/`` has none.
+        """Read the voices of a model directory; one without ``voices/`` has none.
 
         Args:
             directory: The model directory.
@@ -80,16 +135,16 @@ class VoiceLibrary:
         """
         paths = sorted((directory / VOICES_SUBDIR).glob("*.json"))
         parsed = [(_parse(path), path) for path in paths]
-        names = [voice.name.casefold() for voice, _ in parsed]
+        names = [voice_key(voice.name) for voice, _ in parsed]
         for (voice, path), name in zip(parsed, names, strict=True):
             if names.count(name) > 1:
                 raise CheckpointError(f"{path}: the voice name {voice.name!r} is taken twice")
         flagged = [voice.name for voice, _ in parsed if voice.default]
         if len(flagged) > 1:
             raise CheckpointError(f"{directory}: several default voices: {', '.join(flagged)}")
-        ordered = sorted(parsed, key=lambda item: item[0].name.casefold())
+        ordered = sorted(parsed, key=lambda item: voice_key(item[0].name))
         default = (flagged or [voice.name for voice, _ in ordered[:1]] or [""])[0]
-        return cls(tuple(_checked(voice, path, info, default) for voice, path in ordered))
+        return cls(_checked(voice, path, info, default) for voice, path in ordered)
 
     @property
     def default(self) -> Voice | None:
@@ -97,19 +152,34 @@ class VoiceLibrary:
         return next((voice for voice in self.voices if voice.is_default), None)
 
     def find(self, name: str) -> Voice:
-        """Look a voice up; case does not matter.
+        """Look a voice up by its name, whatever the case, or by its id.
 
         Raises:
             VoiceNotFoundError: No such voice; the message lists the known ones.
         """
-        voice = self._by_name.get(name.strip().casefold())
+        voice = self._by_name.get(voice_key(name)) or self._by_id.get(name.strip())
         if voice is None:
-            known = ", ".join(voice.name for voice in self.voices)
-            hint = f"known voices: {known}" if known else "this model comes without voices"
             raise VoiceNotFoundError(
-                f"there is no voice {name[:64]!r}; {hint}; or send a recording as speaker_file"
+                f"there is no voice {name[:64]!r}; {self._known()}; or send a recording as "
+                "speaker_file"
             )
         return voice
+
+    def has_name(self, name: str) -> bool:
+        """Tell whether a voice has this name, whatever the case."""
+        return voice_key(name) in self._by_name
+
+    def _known(self) -> str:
+        if not self.voices:
+            return "this model comes without voices, and none was added"
+        names = [voice.name for voice in self.voices[:MAX_NAMES_LISTED]]
+        more = len(self.voices) - len(names)
+        return f"known voices: {', '.join(names)}" + (f" and {more} more" if more else "")
+
+
+def builtin_id(name: str) -> str:
+    """Give the id of a model's own voice: the same after every start."""
+    return hashlib.sha256(f"built-in voice {voice_key(name)}".encode()).hexdigest()[:ID_DIGITS]
 
 
 def _parse(path: Path) -> _VoiceFile:
@@ -124,11 +194,13 @@ def _parse(path: Path) -> _VoiceFile:
 def _checked(parsed: _VoiceFile, path: Path, info: EngineInfo, default: str) -> Voice:
     codes = _as_codes(parsed.codes, path, info)
     return Voice(
+        id=builtin_id(parsed.name),
         name=parsed.name,
-        turn=Turn(text=parsed.text, codes=codes),
-        duration_s=codes.shape[1] / info.frame_rate,
+        references=(VoiceReference(parsed.text, codes.shape[1] / info.frame_rate),),
+        turns=(Turn(text=parsed.text, codes=codes),),
         description=parsed.description,
         language=parsed.language,
+        is_builtin=True,
         is_default=parsed.name == default,
     )
 

@@ -27,6 +27,13 @@ _SECRET_PATTERN = re.compile(
     r"|(?<=[Aa]pi_key=)[^\s&\"']+"
 )
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_SAID_BETTER = frozenset(
+    {
+        "ASGI callable returned without completing response.",  # an answer was cut
+        "ASGI callable returned without completing handshake.",  # a WebSocket was refused
+    }
+)
+"""uvicorn's words on what our own lines explain, with the request's id."""
 _FOREIGN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -73,6 +80,11 @@ def setup_logging(
         foreign = logging.getLogger(name)
         foreign.handlers.clear()
         foreign.propagate = True
+        foreign.addFilter(_says_something_new)
+
+
+def _says_something_new(record: logging.LogRecord) -> bool:
+    return record.msg not in _SAID_BETTER
 
 
 class _RedactingFormatter(logging.Formatter):

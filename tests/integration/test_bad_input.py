@@ -133,12 +133,12 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str | None, str]] = {
         *(400, "unsupported_format", "format", "wav, pcm, mp3"),
     ),
     "unknown field": (
-        {"json": {**TEXT, "speed": 2}},
-        *(422, "invalid_request", "speed", "not a known field; the fields are text, voice"),
+        {"json": {**TEXT, "pitch": 2}},
+        *(422, "invalid_request", "pitch", "not a known field; the fields are text, voice"),
     ),
     "unknown field in a form": (
-        {"data": {**TEXT, "speed": "2"}},
-        *(422, "invalid_request", "speed", "not a known field"),
+        {"data": {**TEXT, "pitch": "2"}},
+        *(422, "invalid_request", "pitch", "not a known field"),
     ),
     "field given twice": (
         {"data": {"text": ["one", "two"]}},

@@ -7,9 +7,12 @@ import io
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from backend.api.schemas import TtsRequest
+from backend.audio.decode import decode_audio
+from backend.audio.effects import TARGET_LUFS, integrated_lufs
 from backend.audio.formats import OUTPUT_FORMATS
 from tests.conftest import AppClient, file_of, tone
 from tests.fakes import FAKE_INFO, FakeEngineClient
@@ -142,7 +145,108 @@ def test_sampling_option_reaches_the_engine(
 def test_every_field_is_accounted_for_by_a_test():
     # A new field must be added here, and with it a test that it does something.
     tested_elsewhere = {"text", "voice", "prompt_text", "format", "stream"}
+    tested_elsewhere |= {"speed", "volume", "normalize", "sample_rate", "language"}  # below
     assert set(TtsRequest.model_fields) == set(OPTIONS) | tested_elsewhere
+
+
+def samples_of(client: TestClient, **fields: object) -> NDArray[np.int16]:
+    """Speak as PCM, by JSON and by form, and see that both are the same."""
+    by_json = client.post("/tts", json={**HELLO, "format": "pcm", **fields})
+    assert by_json.status_code == 200, by_json.text
+    strings = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in fields.items()
+    }
+    by_form = client.post("/tts", data={**HELLO, "format": "pcm", **strings})
+    assert by_form.content == by_json.content
+    return np.frombuffer(by_json.content, "<i2")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_speed_scales_the_duration_exactly(client: TestClient, stream: bool):
+    plain = samples_of(client, stream=stream)
+    for speed in (0.5, 0.8, 1.5, 2.0):
+        assert samples_of(client, stream=stream, speed=speed).size == round(plain.size / speed)
+    whole = client.post("/tts", json={**HELLO, "speed": 2, "stream": False})
+    seconds = plain.size / FAKE_INFO.sample_rate / 2
+    assert float(whole.headers["X-Audio-Duration-S"]) == pytest.approx(seconds, abs=0.001)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_volume_is_in_decibels(client: TestClient, stream: bool):
+    plain = samples_of(client, stream=stream).astype(float)
+    quiet = samples_of(client, stream=stream, volume=-12)
+    np.testing.assert_allclose(quiet, plain * 10 ** (-12 / 20), atol=1)
+    loud = samples_of(client, stream=stream, volume=20)
+    assert 29_000 < np.abs(loud).max() < 29_500  # -1 dBFS
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_normalize_brings_the_loudness_of_the_standard(client: TestClient, stream: bool):
+    text = " ".join(["The quick brown fox jumps over the lazy dog."] * 4)
+    sound = samples_of(client, stream=stream, normalize=True, text=text, volume=-6)
+    lufs = integrated_lufs((sound / 32767).astype(np.float32), FAKE_INFO.sample_rate)
+    assert lufs == pytest.approx(TARGET_LUFS - 6, abs=1.0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+def test_sample_rate_is_that_of_the_file(client: TestClient, name: str, stream: bool):
+    asked = {**HELLO, "format": name, "sample_rate": 24_000, "stream": stream}
+    answer = client.post("/tts", json=asked)
+    assert answer.headers["X-Sample-Rate"] == "24000"
+    if name == "pcm":
+        rate_hz, num_samples = 24_000, len(answer.content) // 2
+    else:
+        recording = decode_audio(
+            answer.content, target_sample_rate=24_000, max_duration_s=60, min_duration_s=0.1
+        )
+        rate_hz, num_samples = recording.source.sample_rate, recording.samples.size
+        assert rate_hz == (48_000 if name == "opus" else 24_000)  # Opus always decodes at 48 kHz
+        rate_hz = recording.sample_rate
+    seconds = 24 / FAKE_INFO.frame_rate
+    assert num_samples / rate_hz == pytest.approx(seconds, abs=0.12)
+
+
+def test_effects_that_are_off_leave_the_bytes_alone(client: TestClient):
+    off = {"speed": 1, "volume": 0, "normalize": False, "sample_rate": FAKE_INFO.sample_rate}
+    for stream in (True, False):
+        plain = client.post("/tts", json={**HELLO, "stream": stream})
+        assert client.post("/tts", json={**HELLO, "stream": stream, **off}).content == plain.content
+
+
+def test_language_guides_where_the_text_is_cut(client: TestClient, engine: FakeEngineClient):
+    text = f"{'Yo, ' * 30}y dije que no. {'Si, ' * 40}al final."
+    first: dict[str, str] = {}
+    for language in ("en", "es"):
+        client.post("/tts", json={"text": text, "language": language})
+        first[language] = engine.requests[0].text
+        engine.requests.clear()
+    assert first["es"].endswith("y dije que no.")  # "no." is short for number in English only
+    assert not first["en"].endswith("no.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"language": "tlh"}, None, "Spanish"),
+        ({"language": "en-US"}, None, "English"),
+        ({"speed": 2.5}, "speed", "2"),
+        ({"volume": -21}, "volume", "-20"),
+        ({"sample_rate": 96_000}, "sample_rate", "48000"),
+        ({"sample_rate": 44_100, "format": "opus"}, "format", "24000, 48000"),
+        ({"speed": "fast"}, "speed", "number"),
+        ({"loudness": 3}, "loudness", "not a known field"),
+    ],
+)
+def test_option_that_cannot_be_had_is_refused_by_name(
+    client: TestClient, fields: dict[str, object], param: str | None, words: str
+):
+    answer = client.post("/tts", json={**HELLO, **fields})
+    assert answer.status_code in (400, 422)
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert words in error["message"]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -28,9 +28,15 @@ element.addEventListener("click", (event) => {
   if (marker) window.insertMarker(marker);
 });
 
+// Ctrl+Enter speaks from anywhere on the page; Esc stops, or pauses what is heard.
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === textBox()) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    document.querySelector("#speak").click();
+    document.querySelector("#pages button[role=tab]").click();
+    document.querySelector("#speak")?.click(); // not there while something is spoken
+  } else if (event.key === "Escape" && event.target.getAttribute?.("aria-expanded") !== "true") {
+    const stop = document.querySelector("#stop");
+    if (stop) stop.click(); // also when another tab is shown
+    else if (window.player?.isPlaying()) window.player.toggle();
   }
 });

@@ -3,16 +3,16 @@
 // Gradio runs this file as a function of (element, trigger, props, server, upload, watch).
 
 const root = element.querySelector(".player");
-const [button, canvas, seek, hint, clock, sound] =
-  ["play", "wave", "seek", "hint", "clock", "sound"].map((name) => root.querySelector(".player-" + name));
+const [button, wave, spectrogram, head, seek, hint, clock, sound] =
+  ["play", "wave", "spectrogram", "head", "seek", "hint", "clock", "sound"].map((name) => root.querySelector(".player-" + name));
 
-const BAR_PX = 5; // a bar of the waveform and its gap
-const PEAK_S = 0.01; // one peak of the waveform stands for this much sound
+const MAX_KNOWN = 16; // takes whose end is waited for
 const LEAD_S = 0.1; // time between scheduling a piece and hearing it, when nothing is playing
 const FIRST_CUSHION_S = 1; // after a stall, wait for this much sound; doubled at every further stall
 const MAX_CUSHION_S = 8;
 
 let take = null; // the take in the player
+const known = new Map(); // the latest takes by id, also those that are not in the player
 let context = null; // Web Audio, kept from take to take
 
 function openContext(rate) {
@@ -32,7 +32,7 @@ window.openPlayer = () => openContext(take?.rate || told().rate || 44100);
 
 function newTake(id, rate) {
   return {
-    id, rate, parts: [], bytes: 0, samples: 0, peaks: [], rest: [], isWhole: false,
+    id, rate, parts: [], bytes: 0, samples: 0, picture: new soundPictures.Sound(rate), isWhole: false, facts: null,
     pending: [], scheduled: [], nextAt: 0, cushion: 0, isStalled: true, mode: "live", isPaused: false,
   };
 }
@@ -46,13 +46,19 @@ function leave() {
   take = null;
 }
 
+function remember(mine) {
+  known.set(mine.id, mine);
+  if (known.size > MAX_KNOWN) known.delete(known.keys().next().value);
+}
+
 async function begin(id, rate) {
   leave();
   const mine = newTake(id, rate);
+  remember(mine);
   take = mine;
   openContext(rate);
   show();
-  while (take === mine && !mine.isWhole) {
+  while (!mine.isWhole) {
     let answer;
     try {
       answer = await server.pull([id, mine.bytes]);
@@ -60,7 +66,6 @@ async function begin(id, rate) {
       console.error("the player lost its connection", error);
       answer = { pcm: "", isLast: true };
     }
-    if (take !== mine) return;
     if (answer.pcm) receive(mine, samplesOf(answer.pcm));
     if (answer.isLast) finish(mine);
   }
@@ -77,24 +82,11 @@ function receive(mine, samples) {
   mine.parts.push(samples);
   mine.bytes += samples.length * 2;
   mine.samples += samples.length;
+  mine.picture.add(samples);
+  if (mine !== take) return;
   mine.pending.push(samples);
-  addPeaks(mine, samples);
   schedule(mine);
   show();
-}
-
-function addPeaks(mine, samples) {
-  const width = Math.round(mine.rate * PEAK_S);
-  let peak = mine.rest[0] || 0;
-  let count = mine.rest[1] || 0;
-  for (const sample of samples) {
-    peak = Math.max(peak, Math.abs(sample));
-    if (++count === width) {
-      mine.peaks.push(peak / 32768);
-      peak = count = 0;
-    }
-  }
-  mine.rest = [peak, count];
 }
 
 function schedule(mine) {
@@ -125,11 +117,40 @@ function play(mine, part) {
 
 function finish(mine) {
   mine.isWhole = true;
-  if (!mine.samples) return show();
-  schedule(mine);
-  sound.src = URL.createObjectURL(wavOf(mine));
+  mine.picture.end();
+  announce(mine);
+  if (mine !== take) return;
+  if (mine.samples) {
+    schedule(mine);
+    sound.src = URL.createObjectURL(wavOf(mine));
+  }
   show();
 }
+
+// Tell the list of takes, once both the sound and what is known of it have come.
+function announce(mine) {
+  if (mine.isWhole && mine.facts && mine.samples)
+    document.dispatchEvent(new CustomEvent("take-done", { detail: mine }));
+}
+
+// Put a whole take into the player.
+function load(mine, seconds, isToPlay) {
+  leave();
+  take = mine;
+  Object.assign(mine, { mode: "file", scheduled: [], pending: [] });
+  sound.src = URL.createObjectURL(wavOf(mine));
+  sound.currentTime = Math.min(seconds, duration());
+  if (isToPlay) sound.play();
+  show();
+  keepDrawing();
+}
+
+window.player = {
+  load, toggle,
+  current: () => take,
+  position: () => position(),
+  isPlaying: () => isPlaying(),
+};
 
 function wavOf(mine) {
   const header = new DataView(new ArrayBuffer(44));
@@ -190,7 +211,7 @@ function show() {
   const at = position();
   const whole = duration();
   if (take?.mode === "live" && take.isWhole && whole && at >= whole - 0.001) useFile(0);
-  const waiting = state === "waiting" || (take && !take.samples && !take.isWhole);
+  const waiting = (!take && state === "waiting") || (take && !take.samples && !take.isWhole);
   root.dataset.state = waiting ? "waiting" : !take?.samples ? "empty" : isPlaying() ? "playing" : "paused";
   root.dataset.live = String(Boolean(take && !take.isWhole));
   root.dataset.heard = at.toFixed(2);
@@ -202,37 +223,16 @@ function show() {
   seek.setAttribute("aria-valuetext", at.toFixed(1) + " of " + whole.toFixed(1) + " seconds");
   clock.textContent = minutes(at) + " / " + minutes(whole);
   hint.textContent = waiting ? "Preparing the first sound …" : "Your speech appears here.";
-  draw(at);
+  draw(at, whole);
+  document.dispatchEvent(new CustomEvent("player-shows"));
 }
 
-function draw(at) {
-  const scale = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
-  if (!width) return;
-  canvas.width = width * scale;
-  canvas.height = height * scale;
-  const pen = canvas.getContext("2d");
-  pen.scale(scale, scale);
-  if (!take?.samples) return;
-  const style = getComputedStyle(root);
-  const [done, ahead] = [style.getPropertyValue("--wave-heard"), style.getPropertyValue("--wave-ahead")];
-  const shown = take.isWhole ? duration() : Math.max(duration() * 1.15, 3);
-  const bars = Math.floor(width / BAR_PX);
-  const perBar = shown / PEAK_S / bars;
-  const loudest = Math.max(0.25, take.peaks.reduce((a, b) => Math.max(a, b), 0));
-  for (let i = 0; i < bars; i++) {
-    const from = Math.floor(i * perBar);
-    if (from >= take.peaks.length) break;
-    let peak = 0;
-    for (let j = from; j < Math.min(take.peaks.length, Math.max(from + 1, (i + 1) * perBar)); j++)
-      peak = Math.max(peak, take.peaks[j]);
-    const tall = Math.max(2, Math.round((peak / loudest) * (height - 4)));
-    pen.fillStyle = (i / bars) * shown <= at ? done : ahead;
-    pen.beginPath();
-    pen.roundRect(i * BAR_PX, Math.round((height - tall) / 2), BAR_PX - 2, tall, 1.5);
-    pen.fill();
-  }
+function draw(at, whole) {
+  const picture = take?.samples ? take.picture : null;
+  const shown = !take || take.isWhole ? whole || 1 : Math.max(whole * 1.15, 3);
+  soundPictures.drawWave(wave, picture, shown, at);
+  soundPictures.drawSpectrogram(spectrogram, picture, shown);
+  head.style.left = (100 * at) / shown + "%";
 }
 
 let frame = 0;
@@ -256,13 +256,18 @@ seek.addEventListener("input", () => {
 });
 for (const name of ["play", "pause", "ended", "timeupdate", "loadedmetadata"])
   sound.addEventListener(name, () => { show(); keepDrawing(); });
-new ResizeObserver(show).observe(canvas);
+new ResizeObserver(show).observe(wave);
 new MutationObserver(show).observe(document.body, { attributeFilter: ["class"] });
 
 watch("value", () => {
-  const { state, take: id, rate } = told();
+  const { state, take: id, rate, ...facts } = told();
   if (state === "waiting") leave();
-  else if (state === "live" && id !== take?.id) begin(id, rate).then(show);
+  else if (id && !known.has(id)) begin(id, rate).then(show);
+  if (state === "done") {
+    const mine = known.get(id);
+    mine.facts = facts;
+    announce(mine);
+  }
   show();
   keepDrawing();
 });

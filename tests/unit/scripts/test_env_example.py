@@ -38,7 +38,9 @@ def test_example_as_it_is_changes_nothing(tmp_path: Path):
 
 def test_example_states_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / ".env"
-    path.write_text(uncommented(render()).replace("HF_TOKEN=\n", ""), encoding="utf-8")
+    # a secret left empty is not the same as one left out
+    text = uncommented(render()).replace("HF_TOKEN=\n", "")
+    path.write_text(text.replace("UI_API_KEY=\n", "").removesuffix("UI_API_KEY="), encoding="utf-8")
     assert read_settings(path) == Settings()
     assert read_ui_settings(path) == UiSettings()
 

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
-from backend.service.emotions import MARKER_GROUPS, knows_markers, without_markers
+from backend.service.emotions import (
+    ALL_MARKERS,
+    MARKER_GROUPS,
+    POCKET_MARKERS,
+    known_markers,
+    without_unknown_markers,
+)
 
 
 def test_all_66_markers_are_there_once():
@@ -13,19 +19,19 @@ def test_every_example_uses_its_marker():
     for group in MARKER_GROUPS:
         for marker in group.markers:
             assert marker.marker in marker.example
-            assert without_markers(marker.example)[1] == 1
+            unknown = marker.name not in POCKET_MARKERS
+            assert without_unknown_markers(marker.example, "pocket")[1] == unknown
 
 
-def test_only_markers_are_taken_out():
-    assert without_markers("(Angry) No (really) not! (in a hurry tone) Go.") == (
-        "No (really) not! Go.",
-        2,
-    )
+def test_only_markers_the_model_does_not_know_are_taken_out():
+    text = "(Joyful) No (really) not! (in a hurry tone) Go. (sneering)"
+    assert without_unknown_markers(text, "pocket") == ("No (really) not! (in a hurry tone) Go.", 2)
+    for model in ("openaudio-s1-mini", "/my/model"):
+        assert without_unknown_markers(text, model) == (text, 0)
 
 
 def test_what_is_known_about_models():
-    assert [knows_markers(model) for model in ("pocket", "openaudio-s1-mini", "/my/model")] == [
-        False,
-        True,
-        None,
-    ]
+    assert known_markers("pocket") == POCKET_MARKERS
+    assert known_markers("openaudio-s1-mini") == ALL_MARKERS
+    assert known_markers("/my/model") is None
+    assert POCKET_MARKERS < ALL_MARKERS

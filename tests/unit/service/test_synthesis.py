@@ -213,7 +213,7 @@ async def test_recording_without_transcript_is_used_with_a_warning(
     assert "no prompt_text" in speech.ledger.warnings[0]
 
 
-async def test_model_that_knows_no_markers_gets_none(
+async def test_markers_a_model_does_not_know_are_left_out(
     make_settings: MakeSettings, model_dir: Path, pool: CpuPool
 ):
     engine = FakeEngineClient(replace(FAKE_INFO, model="pocket"))
@@ -221,8 +221,8 @@ async def test_model_that_knows_no_markers_gets_none(
     await service.open()
     speech = await service.speak(asked(text="(angry) Go away! (laughing) Ha (sic)."))
     await all_bytes(speech)
-    assert engine.requests[0].text == "Go away! Ha (sic)."
-    assert "2 markers left out" in speech.ledger.warnings[0]
+    assert engine.requests[0].text == "(angry) Go away! Ha (sic)."
+    assert "1 marker left out" in speech.ledger.warnings[0]
     with pytest.raises(InvalidTextError, match="only markers"):
         await service.speak(asked(text="(laughing)"))
 

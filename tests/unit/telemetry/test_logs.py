@@ -162,3 +162,13 @@ def test_the_web_servers_lines_come_once_and_in_our_form() -> None:
     access.info("GET /health 200")
     assert out.getvalue().count("GET /health 200") == 1
     assert noisy not in access.handlers
+
+
+def test_words_of_uvicorn_that_ours_say_better_are_dropped() -> None:
+    out = stream()
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.error("ASGI callable returned without completing response.")
+    uvicorn_log.error("ASGI callable returned without completing handshake.")
+    uvicorn_log.error("something else")
+    (line,) = out.getvalue().splitlines()
+    assert line.endswith("something else")

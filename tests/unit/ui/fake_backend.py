@@ -5,29 +5,28 @@ from __future__ import annotations
 import io
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.unit.ui.fake_jobs import FakeJobs
+from tests.unit.ui.fake_voices import FakeVoices, refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 SAMPLE_RATE = 24_000
 SECONDS_PER_WORD = 0.4
-VOICES = [
-    {"name": "kit", "description": "A clear, low voice", "language": "en", "duration_s": 4.5,
-     "is_default": True},
-    {"name": "sally", "description": "Bright and friendly", "language": "en", "duration_s": 5.1,
-     "is_default": False},
-]  # fmt: skip
 MARKERS = {
     "known_by_model": True, "note": "", "count": 3,
     "groups": [
@@ -47,34 +46,53 @@ class FakeBackend:
     Attributes:
         requests: Fields of every ``POST /tts``; a recording as ``(name, bytes)``.
         gate: Chunks after the first wait for it; set by default.
+        library: Its voices.
+        jobs: Its jobs.
         breaks_after: Cut the stream after so many chunks.
+        api_key: What ``Authorization`` has to say; empty lets everybody in.
     """
 
     requests: list[dict[str, object]] = field(default_factory=list)
-    voices: list[dict[str, object]] = field(default_factory=lambda: list(VOICES))
+    library: FakeVoices = field(default_factory=FakeVoices)
+    jobs: FakeJobs = field(default_factory=FakeJobs)
     gate: threading.Event = field(default_factory=threading.Event)
     breaks_after: int | None = None
     status: str = "ready"
     gpus: list[dict[str, object]] = field(default_factory=list)
     uptime_s: float = 61.0
-    caches_cleared: int = 0
+    api_key: str = ""
+    caches_cleared: list[str] = field(default_factory=list)
     streams_ended: int = 0
     when_stream_ends: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.gate.set()
+        preview = io.BytesIO()
+        soundfile.write(preview, sine(0.5), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        self.library.preview_sound = self.jobs.sound = preview.getvalue()
+
+    @property
+    def voices(self) -> list[dict[str, Any]]:
+        return self.library.voices
+
+    @voices.setter
+    def voices(self, voices: list[dict[str, Any]]) -> None:
+        self.library.voices = voices
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
                 Route("/tts", self.tts, methods=["POST"]),
-                Route("/voices", self.list_voices),
                 Route("/health", self.health),
                 Route("/metrics", self.metrics),
+                Route("/metrics/requests", self.recent),
                 Route("/metrics/requests/{request_id}", self.figures),
                 Route("/emotions", self.emotions),
                 Route("/cache/clear", self.clear_cache, methods=["POST"]),
-            ]
+                *self.library.routes(),
+                *self.jobs.routes(),
+            ],
+            middleware=[Middleware(Guard, backend=self)],
         )
 
     async def tts(self, request: Request) -> Response:
@@ -120,9 +138,6 @@ class FakeBackend:
             self.streams_ended += 1
             self.when_stream_ends()
 
-    async def list_voices(self, _: Request) -> Response:
-        return JSONResponse({"voices": self.voices})
-
     async def health(self, _: Request) -> Response:
         body = {
             "status": self.status, "detail": "", "model": "pocket",
@@ -133,29 +148,64 @@ class FakeBackend:
         }  # fmt: skip
         return JSONResponse(body, status_code=200)
 
-    async def metrics(self, _: Request) -> Response:
-        return PlainTextResponse(
-            "# HELP tts_requests_total Requests.\n# TYPE tts_requests_total counter\n"
-            f'tts_requests_total{{outcome="ok"}} {float(len(self.requests))}\n'
-        )
-
-    async def figures(self, request: Request) -> Response:
-        number = int(request.path_params["request_id"].removeprefix("req-"))
-        duration_s = len(str(self.requests[number - 1]["text"]).split()) * SECONDS_PER_WORD
+    async def metrics(self, request: Request) -> Response:
+        count = len(self.requests)
+        if "json" not in request.headers["accept"]:
+            return PlainTextResponse(
+                "# HELP tts_requests_total Requests.\n# TYPE tts_requests_total counter\n"
+                f'tts_requests_total{{outcome="ok"}} {float(count)}\n'
+            )
+        spread = {"count": count, "last": 0.4, "p50": 0.4, "p95": 0.5}
+        cache = {"hits": 1, "misses": 3, "entries": 2, "size_bytes": 4096, "budget_bytes": 2**28}
         return JSONResponse(
             {
-                "request_id": f"req-{number}", "status": "ok", "ttfa_ms": 84.2,
-                "latency_ms": 412.5, "rtf": 0.31, "audio_duration_s": duration_s, "cache": "miss",
-                "cache_hits": {"voice_codes": True, "semantic": False},
+                "uptime_s": self.uptime_s, "audio_s": 1.2 * count, "errors": {},
+                "requests": {"total": count, "in_progress": 0, "by_status": {"ok": count}},
+                "latency": {"ttfa_s": spread, "total_s": spread, "rtf": spread},
+                "caches": {"voice_codes": cache, "semantic": cache},
+                "engine": None, "gpu": {"available": False},
             }
         )  # fmt: skip
+
+    async def figures(self, request: Request) -> Response:
+        return JSONResponse(self._cost(int(request.path_params["request_id"].removeprefix("req-"))))
+
+    async def recent(self, _: Request) -> Response:
+        costs = [self._cost(number) for number in range(len(self.requests), 0, -1)]
+        return JSONResponse({"requests": costs})
+
+    def _cost(self, number: int) -> dict[str, Any]:
+        request = self.requests[number - 1]
+        return {
+            "request_id": f"req-{number}", "status": "ok", "started_at": 1.8e9 + number,
+            "voice": request.get("voice"), "ttfa_ms": 84.2, "latency_ms": 412.5, "rtf": 0.31,
+            "audio_duration_s": len(str(request["text"]).split()) * SECONDS_PER_WORD,
+            "cache": "miss", "cache_hits": {"voice_codes": True, "semantic": False},
+        }  # fmt: skip
 
     async def emotions(self, _: Request) -> Response:
         return JSONResponse(MARKERS)
 
-    async def clear_cache(self, _: Request) -> Response:
-        self.caches_cleared += 1
+    async def clear_cache(self, request: Request) -> Response:
+        self.caches_cleared.append((await request.json())["cache"])
         return JSONResponse({"cleared": {"voice_codes": 0, "semantic": 2}})
+
+
+class Guard:
+    """Ask for the backend's key, if it has one."""
+
+    def __init__(self, app: ASGIApp, backend: FakeBackend) -> None:
+        self._app = app
+        self._backend = backend
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = self._backend.api_key
+        offered = Headers(scope=scope).get("authorization")
+        if key and scope["path"] != "/health" and offered != f"Bearer {key}":
+            answer = refusal(401, "this server asks for an API key", "authorization")
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def sine(seconds: float) -> np.ndarray:
@@ -175,8 +225,3 @@ def encoded(sound: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, sound, SAMPLE_RATE, format=container, subtype=subtype)
     return file.getvalue()
-
-
-def refusal(status: int, message: str, param: str, request_id: str) -> Response:
-    error = {"type": "refused", "message": message, "param": param, "request_id": request_id}
-    return JSONResponse({"error": error}, status_code=status)

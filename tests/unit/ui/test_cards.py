@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import pytest
+
 from ui import cards
-from ui.replies import Gpu, Health, SpeechFacts
+from ui.progress import Progress
+from ui.replies import BackendMetrics, Gpu, Health, RequestFigures, SpeechFacts
+from ui.voice_cards import clinic_html
+from ui.voice_replies import ClinicReport
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -57,3 +62,53 @@ def test_the_pill_tells_down_loading_and_ready_apart():
         Health(status="starting", detail="loading the model")
     )
     assert "pill-ready" in cards.health_html(Health(status="ready", model="pocket"))
+
+
+def test_what_the_backend_does_is_shown_with_its_caches_and_queue():
+    metrics = BackendMetrics.model_validate(
+        {
+            "requests": {"total": 7, "in_progress": 1},
+            "audio_s": 600,
+            "latency": {"ttfa_s": {"count": 7, "p50": 0.2, "p95": 1.5}},
+            "caches": {"voice_codes": {"hits": 3, "misses": 1}},
+        }
+    )
+    queue = {"running": 1, "waiting": 2, "max_running": 4, "max_waiting": 64}
+    health = Health.model_validate({"status": "ready", "queue": queue})
+    shown = {label: value for label, value, _ in cards.load_figures(metrics, health)}
+    assert (shown["Requests"], shown["First sound"], shown["Queue"]) == ("7", "200 ms", "2")
+    assert (shown["Speech made"], shown["Cache: voice codes"]) == ("10.0 min", "75 %")
+    assert shown["Latency"] == cards.UNKNOWN
+
+
+def test_requests_are_a_table_whose_texts_are_escaped():
+    table = cards.requests_html([RequestFigures(status="ok", voice=HOSTILE, latency_ms=412.5)])
+    assert "<td>412 ms</td>" in table
+    assert "<img" not in table
+    assert "Nothing has been spoken" in cards.requests_html([])
+
+
+def test_progress_without_a_known_end_has_no_value():
+    assert "value=" not in cards.progress_html("waiting", None)
+    assert 'value="0.250"' in cards.progress_html("speaking", 0.25)
+
+
+def test_how_long_a_text_will_sound_is_estimated_without_its_markers():
+    assert Progress("(excited) " + "a" * 30).expected_s == pytest.approx(2.0, abs=0.1)
+    assert Progress("a" * 30, speed=2).expected_s == pytest.approx(1.0)
+    assert Progress("狐" * 10).expected_s == pytest.approx(2.0)
+    assert Progress("a" * 30).fraction(60) < 1
+
+
+def test_a_clinic_report_names_what_it_found():
+    report = ClinicReport.model_validate(
+        {
+            "duration_s": 40,
+            "findings": [{"severity": "warn", "message": HOSTILE}],
+            "best_window": {"start_s": 3, "end_s": 13},
+        }
+    )
+    html = clinic_html(report)
+    assert "message-warn" in html
+    assert "<img" not in html
+    assert "3.0 to 13.0 s" in html

@@ -26,7 +26,7 @@ def test_what_the_backend_offers_arrives_as_values(client: BackendClient):
     emotions = client.emotions()
     assert [group.title for group in emotions.groups] == ["Emotions", "Effects"]
     assert emotions.quick_markers() == ["(excited)", "(sad)", "(laughing)"]
-    assert "tts_requests_total" in client.metrics()
+    assert "tts_requests_total" in client.metrics_text()
 
 
 def test_a_backend_that_still_loads_is_healthy_but_not_ready(
@@ -38,7 +38,32 @@ def test_a_backend_that_still_loads_is_healthy_but_not_ready(
 
 def test_clearing_the_cache_reaches_the_backend(backend: FakeBackend, client: BackendClient):
     client.clear_cache()
-    assert backend.caches_cleared == 1
+    client.clear_cache("semantic")
+    assert backend.caches_cleared == ["all", "semantic"]
+
+
+def test_counters_arrive_as_values(client: BackendClient):
+    client.speak(FORM)
+    metrics = client.metrics()
+    assert metrics.requests.total == 1
+    assert metrics.spread("ttfa_s").p50 == 0.4
+    assert metrics.spread("unheard of").p50 is None
+    assert metrics.caches["semantic"].hit_rate == 0.25
+    assert [one.request_id for one in client.recent_requests()] == ["req-1"]
+
+
+def test_a_backend_with_keys_lets_in_who_has_one(backend: FakeBackend, client: BackendClient):
+    backend.api_key = "a-secret-key"
+    with pytest.raises(BackendError, match="API key") as caught:
+        client.voices()
+    assert caught.value.asks_for_key
+    assert client.with_key(" a-secret-key ").voices()
+    assert client.with_key("  ") is client
+
+
+def test_a_key_that_no_header_can_carry_is_said(client: BackendClient):
+    with pytest.raises(BackendError, match="API key"):
+        client.with_key("schlüssel").voices()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -61,6 +86,11 @@ def test_every_field_of_the_form_is_sent(backend: FakeBackend, client: BackendCl
         repetition_penalty=1.2,
         max_new_tokens=256,
         seed=0,
+        language="en",
+        speed=1.25,
+        volume=-3.0,
+        sample_rate=24_000,
+        normalize=True,
         format="flac",
     )
     client.speak(form)
@@ -72,6 +102,11 @@ def test_every_field_of_the_form_is_sent(backend: FakeBackend, client: BackendCl
         "top_p": "0.9",
         "top_k": "30",
         "repetition_penalty": "1.2",
+        "language": "en",
+        "speed": "1.25",
+        "volume": "-3.0",
+        "sample_rate": "24000",
+        "normalize": "true",
         "max_new_tokens": "256",
         "seed": "0",
         "format": "flac",

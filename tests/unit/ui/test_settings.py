@@ -73,6 +73,14 @@ def test_a_slash_at_the_end_of_the_address_does_not_matter(monkeypatch: pytest.M
     assert read_ui_settings(None).backend_url == "https://speech.example"
 
 
+def test_the_api_key_is_not_shown_where_settings_are(monkeypatch: pytest.MonkeyPatch):
+    assert read_ui_settings(None).api_key_text == ""
+    monkeypatch.setenv("UI_API_KEY", "a-secret-key")
+    settings = read_ui_settings(None)
+    assert settings.api_key_text == "a-secret-key"
+    assert "a-secret-key" not in repr(settings)
+
+
 def test_the_backend_knows_which_keys_are_the_pages():
     assert {ENV_PREFIX + name.upper() for name in UiSettings.model_fields} == FOREIGN_KEYS
 

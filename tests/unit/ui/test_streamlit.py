@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit import config as streamlit_config
 from streamlit.testing.v1 import AppTest
 
 from tests.unit.ui.fake_backend import FakeBackend
+from tests.unit.ui.fake_voices import voice
 from tests.unit.ui.server import closed_port
+from ui import streamlit_state
 
 # AppTest leaves event loops of its own unclosed.
 pytestmark = [
@@ -30,6 +33,10 @@ def page(backend_url: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     return AppTest.from_file(str(ROOT / "ui/streamlit_app.py"), default_timeout=30).run()
 
 
+def named(elements: Any, label: str) -> Any:
+    return next(element for element in elements if element.label == label)
+
+
 def html_of(page: AppTest) -> str:
     return " ".join(element.proto.body for element in page.get("html"))
 
@@ -37,21 +44,27 @@ def html_of(page: AppTest) -> str:
 def test_the_page_shows_the_backend_and_its_voices(page: AppTest):
     assert not page.exception
     assert "Ready" in html_of(page)
-    assert page.selectbox[0].options == ["kit — A clear, low voice", "sally — Bright and friendly"]
-    assert page.selectbox[0].value == "kit"
+    assert page.selectbox(key="voice").options == [
+        "kit — A clear, low voice, en",
+        "sally — Bright and friendly, en",
+    ]
+    assert page.selectbox(key="voice").value == "kit"
+    assert [tab.label for tab in page.tabs] == [
+        "Speak", "Dashboard", "Voices", "Jobs", "Emotions", "System",
+    ]  # fmt: skip
 
 
-def test_speaking_gives_sound_figures_and_a_chart(page: AppTest, backend: FakeBackend):
+def test_speaking_gives_sound_figures_and_a_place_on_the_list(page: AppTest, backend: FakeBackend):
     page.text_area(key="text").set_value("one two three")
-    page.selectbox[0].set_value("sally")
+    page.selectbox(key="voice").set_value("sally")
     page.button(key="speak").click().run()
     assert not page.exception
-    assert len(page.get("audio")) == 1
+    assert len(page.get("audio")) == 3  # the last take, and two sides to compare
     assert "412 ms" in html_of(page)
     assert backend.requests[-1]["text"] == "one two three"
     assert backend.requests[-1]["voice"] == "sally"
-    assert "temperature" not in backend.requests[-1]
-    assert len(page.session_state.history) == 1
+    assert not {"temperature", "speed", "normalize", "seed"}.intersection(backend.requests[-1])
+    assert [take.number for take in page.session_state.takes] == [1]
 
 
 def test_a_marker_is_added_to_the_text(page: AppTest):
@@ -61,12 +74,33 @@ def test_a_marker_is_added_to_the_text(page: AppTest):
     assert page.pills(key="marker").value is None
 
 
-def test_own_sampling_values_are_sent_when_chosen(page: AppTest, backend: FakeBackend):
-    page.checkbox[0].check().run()
-    page.slider[0].set_value(0.5)
+def test_a_preset_sets_the_values_that_are_sent(page: AppTest, backend: FakeBackend):
+    page.selectbox(key="preset").set_value("steady").run()
+    assert page.slider(key="temperature").value == 0.55
+    page.slider(key="temperature").set_value(0.5)
     page.button(key="speak").click().run()
     assert backend.requests[-1]["temperature"] == "0.5"
     assert backend.requests[-1]["top_k"] == "0"
+
+
+def test_how_it_is_to_sound_is_sent(page: AppTest, backend: FakeBackend):
+    page.slider(key="speed").set_value(1.5)
+    page.slider(key="volume").set_value(-6)
+    page.checkbox(key="normalize").check()
+    page.selectbox(key="format").set_value("flac")
+    page.button(key="speak").click().run()
+    sent = backend.requests[0]
+    assert (sent["speed"], sent["volume"], sent["normalize"]) == ("1.5", "-6.0", "true")
+    assert backend.requests[-1]["format"] == "flac"
+
+
+def test_no_more_takes_are_kept_than_there_is_room_for(
+    page: AppTest, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streamlit_state, "MAX_TAKES", 2)
+    for _ in range(3):
+        page.button(key="speak").click().run()
+    assert [take.number for take in page.session_state.takes] == [2, 3]
 
 
 def test_empty_text_is_refused_in_words(page: AppTest, backend: FakeBackend):
@@ -77,9 +111,84 @@ def test_empty_text_is_refused_in_words(page: AppTest, backend: FakeBackend):
 
 
 def test_the_caches_can_be_cleared(page: AppTest, backend: FakeBackend):
+    page.selectbox(key="cache").set_value("Spoken texts")
     page.button(key="clear").click().run()
-    assert backend.caches_cleared == 1
-    assert "empty" in page.success[0].value
+    assert backend.caches_cleared == ["semantic"]
+    assert "Emptied" in page.success[0].value
+
+
+def test_the_dashboard_shows_cards_and_the_newest_requests(page: AppTest):
+    page.button(key="speak").click().run()
+    shown = {metric.label: metric.value for metric in page.metric}
+    assert (shown["Requests"], shown["First sound"], shown["Cache hits"]) == ("1", "400 ms", "25 %")
+    assert "The newest requests" in html_of(page)
+    assert len(page.session_state.looks) > 0
+
+
+def test_a_voice_can_be_looked_at_renamed_and_deleted(page: AppTest, backend: FakeBackend):
+    assert "A clear, low voice" in html_of(page)
+    backend.voices.append(voice("Ada", is_builtin=False))
+    page.run()
+    page.selectbox(key="library").set_value("Ada").run()
+    named(page.text_input, "Rename to").set_value("Ada L.")
+    page.button(key="save_voice").click().run()
+    assert backend.voices[-1]["name"] == "Ada L."
+    assert "Saved" in page.success[0].value
+    page.selectbox(key="library").set_value("Ada L.").run()
+    named(page.checkbox, "I want to delete this voice").check().run()
+    page.button(key="delete_voice").click().run()
+    assert len(backend.voices) == 2
+
+
+def test_a_new_voice_needs_a_recording(page: AppTest, backend: FakeBackend):
+    page.text_input(key="new_name").set_value("Ada")
+    page.button(key="add_voice").click().run()
+    assert "Choose a recording" in page.error[0].value
+    assert len(backend.voices) == 2
+
+
+def test_a_job_is_started_watched_and_its_sound_fetched(page: AppTest, backend: FakeBackend):
+    page.text_area(key="job_text").set_value("A very long text.")
+    page.text_input(key="job_name").set_value("Chapter 1")
+    page.button(key="start_job").click().run()
+    assert not page.exception
+    asked = {"text": "A very long text.", "name": "Chapter 1", "voice": "kit", "format": "wav"}
+    assert backend.jobs.asked == [asked]
+    page.run()
+    job = backend.jobs.jobs[0]["id"]
+    page.button(key=f"fetch_{job}").click().run()
+    assert not page.exception
+    assert page.session_state[f"audio_{job}_2"] == backend.jobs.sound
+
+
+def test_a_job_can_be_paused_resumed_and_cancelled(page: AppTest, backend: FakeBackend):
+    backend.jobs.are_held = True
+    page.text_area(key="job_text").set_value("A very long text.")
+    page.button(key="start_job").click().run()
+    job = backend.jobs.jobs[0]
+    page.button(key=f"pause_{job['id']}").click().run()
+    assert job["status"] == "paused"
+    page.button(key=f"resume_{job['id']}").click().run()
+    assert job["status"] == "running"
+    page.button(key=f"cancel_{job['id']}").click().run()
+    assert job["status"] == "cancelled"
+    page.button(key=f"delete_{job['id']}").click().run()
+    assert backend.jobs.jobs == []
+
+
+def test_an_empty_job_is_refused_in_words(page: AppTest, backend: FakeBackend):
+    page.button(key="start_job").click().run()
+    assert "Type a text" in page.error[0].value
+    assert backend.jobs.asked == []
+
+
+def test_a_backend_with_keys_is_spoken_to_once_a_key_is_typed(page: AppTest, backend: FakeBackend):
+    backend.api_key = "a-secret-key"
+    page.run()
+    assert "API key" in page.error[0].value
+    page.text_input(key="api_key").set_value("a-secret-key").run()
+    assert page.selectbox(key="voice").value == "kit"
+    assert not page.error
 
 
 def test_a_missing_backend_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch):

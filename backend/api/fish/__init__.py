@@ -1,0 +1,1 @@
+"""Fish Audio's API, for ``fish-audio-sdk`` and whatever else speaks to api.fish.audio."""
