@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import aclosing
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from backend.audio.encoders import encode_whole
 from backend.core.errors import InvalidAudioError, VoiceUnusableError
-from backend.core.types import AudioChunk, SynthesisRequest, Turn
+from backend.core.types import Turn
+from backend.service.bare_codec import decode_codes
 from backend.service.codes_file import codes_fit
 from backend.service.voice_shelf import codec_problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from backend.core.contract import EngineClient
@@ -96,7 +95,7 @@ class StoredVoiceCodes:
         return codes
 
 
-async def decode_codes(
+async def preview_file(
     engine: EngineClient, codes: NDArray[np.int32], info: EngineInfo, pool: CpuPool
 ) -> bytes:
     """Give ``[K, F]`` codes as the sound they stand for, a WAV file.
@@ -104,10 +103,5 @@ async def decode_codes(
     Raises:
         QueueFullError: Too many requests are waiting.
     """
-    request = SynthesisRequest(
-        request_id=f"preview-{secrets.token_hex(8)}", text="", codes=codes, stream=False
-    )
-    async with aclosing(engine.synthesize(request)) as sound:
-        parts = [part.samples async for part in sound if isinstance(part, AudioChunk)]
-    samples = np.concatenate(parts)
+    samples = await decode_codes(engine, codes, info, f"preview-{secrets.token_hex(8)}")
     return await pool.run(encode_whole, "wav", samples, info.sample_rate)

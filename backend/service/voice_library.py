@@ -23,7 +23,7 @@ from backend.core.errors import (
 )
 from backend.service.codec_revision import codec_revision
 from backend.service.voice_bundle import BundledReference, VoiceBundle, pack_bundle, read_bundle
-from backend.service.voice_codes import StoredVoiceCodes, decode_codes
+from backend.service.voice_codes import StoredVoiceCodes, preview_file
 from backend.service.voice_intake import RecordingIntake
 from backend.service.voice_rules import MAX_REFERENCES, VoiceChanges, VoiceDraft, voice_key
 from backend.service.voice_shelf import VoiceShelf, draft_of
@@ -267,7 +267,7 @@ class VoiceService:
         info = self._info()
         codes = (await self.turns(self._find(name)))[0].codes
         num_frames = max(1, int(PREVIEW_S * info.frame_rate))
-        return await decode_codes(self._engine, codes[:, :num_frames], info, self._pool)
+        return await preview_file(self._engine, codes[:, :num_frames], info, self._pool)
 
     async def export_bundle(self, name: str, *, include_audio: bool = False) -> bytes:
         """Give a voice as one ``.fishvoice`` file for another server.
