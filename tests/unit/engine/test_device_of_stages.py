@@ -1,6 +1,6 @@
 """Every stage runs where its weights are: no tensor may be left on the CPU.
 
-The weights lie on PyTorch's meta device, which knows shapes, types and devices but no numbers. Sums,
+The weights lie on the meta device, which knows shapes, types and devices but no numbers. Sums,
 joins and choices that mix it with the CPU fail there as they would with a card. What the numbers
 are on a card is for the tests marked ``gpu``.
 """
