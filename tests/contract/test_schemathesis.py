@@ -34,6 +34,9 @@ CHECKS = [
 NOT_OFFERED = {"POST /v1/asr"}
 """Answers 501, which is a server error to schemathesis."""
 
+GENERATOR_FAULT = "Unsupported type: 'Binary'"
+"""What schemathesis 4.32 stops with at one mutated upload form, before it sends anything."""
+
 
 def probe(operation: Any, mode: GenerationMode, max_examples: int) -> None:
     """Send requests to one operation; raise with what its answers should not be."""
@@ -67,7 +70,16 @@ def probe_all(api: Any, subtests: pytest.Subtests, max_examples: int) -> None:
             probe(operation, GenerationMode.POSITIVE, max_examples)
         with subtests.test(operation.label, mode="wrong"), suppress(Unsatisfiable):
             # Unsatisfiable: it has no input, or any text is right, so nothing wrong can be sent.
-            probe(operation, GenerationMode.NEGATIVE, max_examples)
+            probe_wrong(operation, max_examples)
+
+
+def probe_wrong(operation: Any, max_examples: int) -> None:
+    """Send wrong requests until there are enough, or schemathesis fails to invent the next one."""
+    try:
+        probe(operation, GenerationMode.NEGATIVE, max_examples)
+    except ValueError as error:
+        if GENERATOR_FAULT not in str(error):
+            raise
 
 
 def test_every_operation_answers_as_documented(api: Any, subtests: pytest.Subtests):
