@@ -48,7 +48,8 @@ _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError, OSError),
 )
-"""What zipfile raises over damage; offsets that lead nowhere are ``ValueError`` or ``OSError``."""
+"""What zipfile raises over damage: offsets that lead nowhere are ``ValueError`` or ``OSError``, a
+compression it cannot read ``NotImplementedError``, a password ``RuntimeError``."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same voice gives the same bytes but for created_at
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
