@@ -93,7 +93,7 @@ async def test_all_audio_joined_is_one_file(client: AsyncFishAudio, format_name:
     )
     content = b"".join([chunk async for chunk in chunks])
     found_s = duration_s(content, format_name, PCM_RATE_HZ)
-    assert found_s == pytest.approx(spoken_s(*SENTENCES), abs=0.15)
+    assert found_s == pytest.approx(spoken_s(*SENTENCES), abs=0.25)
 
 
 async def test_audio_comes_before_the_text_ends(client: AsyncFishAudio):
