@@ -170,8 +170,15 @@ async def test_the_older_package_works_too(live: httpx.AsyncClient):
 async def test_later_sentences_continue_the_voice_of_the_first(
     client: AsyncFishAudio, engine: FakeEngineClient
 ):
-    async for _ in client.tts.stream_websocket(written(*SENTENCES), reference_id="alto"):
-        pass
+    async def write() -> AsyncIterator[str]:
+        yield SENTENCES[0]
+        yield SENTENCES[1]
+        await engine.has_request.wait()  # else the sentences may pile up and be spoken as one
+        yield SENTENCES[2]
+
+    async with asyncio.timeout(20):
+        async for _ in client.tts.stream_websocket(write(), reference_id="alto"):
+            pass
     assert engine.requests[0].text == SENTENCES[0]
     assert engine.requests[1].turns[-1].text == SENTENCES[0]
 
