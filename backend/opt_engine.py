@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from backend.core.contract import StepResult
+from backend.core.contract import FrameChunk, StepResult
 from backend.core.errors import CheckpointMismatchError, GenerationError
 from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.decode_step import FrameDecoder
@@ -139,7 +139,7 @@ class OptimizedEngine:
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
-        self.decode_frames(slot, turn.codes)
+        self.decode_frames([FrameChunk(slot, turn.codes)])
         self.release(slot)
 
     @torch.inference_mode()
@@ -181,20 +181,12 @@ class OptimizedEngine:
         return [self._step_slot(slot_idx) for slot_idx in slots]
 
     @torch.inference_mode()
-    def decode_frames(self, slot: int, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Turn the slot's next ``[K, F]`` codes into ``[F * frame_length]`` float32 samples.
+    def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
+        """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 
         The codec sees at most ``CHUNK_SIZE`` frames at a time; the samples do not depend on it.
         """
-        room, codec = self._slots[slot], self._model.codec
-        if room.codec_state is None:
-            room.codec_state = codec.new_decode_state(1)
-        on_device = torch.tensor(codes, dtype=torch.int64, device=self._precision.device)[None]
-        parts = [
-            codec.decode_stream(part, room.codec_state)[0].to("cpu")
-            for part in on_device.split(self._chunk_frames, dim=2)
-        ]
-        return torch.cat(parts).numpy()
+        return [self._decode_chunk(chunk) for chunk in chunks]
 
     def release(self, slot: int) -> None:
         """Give a slot back."""
@@ -210,6 +202,18 @@ class OptimizedEngine:
     def close(self) -> None:
         """Free the slots; the weights go with the object."""
         self._slots.clear()
+
+    def _decode_chunk(self, chunk: FrameChunk) -> NDArray[np.float32]:
+        room, codec = self._slots[chunk.slot], self._model.codec
+        if room.codec_state is None:
+            room.codec_state = codec.new_decode_state(1)
+        device = self._precision.device
+        on_device = torch.tensor(chunk.codes, dtype=torch.int64, device=device)[None]
+        parts = [
+            codec.decode_stream(part, room.codec_state)[0].to("cpu")
+            for part in on_device.split(self._chunk_frames, dim=2)
+        ]
+        return torch.cat(parts).numpy()
 
     def _step_slot(self, slot_idx: int) -> StepResult:
         slot = self._slots[slot_idx]

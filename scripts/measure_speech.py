@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
+from backend.core.contract import FrameChunk
 from backend.core.model_location import resolve_model_dir
 from backend.core.settings import read_settings
 from backend.core.types import SamplingParams, Turn
@@ -79,7 +80,7 @@ def speak(engine: OptimizedEngine, text: str, turns: list[Turn], chunk_frames: i
         if len(pending) == chunk_frames or (result.codes is None and pending):
             codes = np.stack(pending, axis=1)
             started = time.perf_counter()
-            engine.decode_frames(slot, codes)
+            engine.decode_frames([FrameChunk(slot, codes)])
             codec_s += time.perf_counter() - started
             pending = []
         if result.codes is None:

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.core.contract import StepResult
+from backend.core.contract import FrameChunk, StepResult
 from backend.core.errors import (
     EngineUnavailableError,
     GenerationError,
@@ -153,10 +153,11 @@ class FakeEngine:
         self.before_step()
         return [StepResult(slot, self._next_codes(self._slots[slot])) for slot in slots]
 
-    def decode_frames(self, slot: int, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+    def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         self.verbs.append("decode_frames")
-        assert slot in self._slots, f"slot {slot} is not taken"
-        return fake_samples(codes, self.info)
+        for chunk in chunks:
+            assert chunk.slot in self._slots, f"slot {chunk.slot} is not taken"
+        return [fake_samples(chunk.codes, self.info) for chunk in chunks]
 
     def release(self, slot: int) -> None:
         self.verbs.append("release")

@@ -42,6 +42,19 @@ class StepResult:
     hit_limit: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class FrameChunk:
+    """The next frames of one slot, on their way to sound.
+
+    Attributes:
+        slot: Whose frames they are.
+        codes: ``[K, F]`` int32, F > 0.
+    """
+
+    slot: int
+    codes: NDArray[np.int32]
+
+
 class Engine(Protocol):
     """The stages on one device. Every call comes from the one thread that owns it.
 
@@ -90,10 +103,14 @@ class Engine(Protocol):
         """Make one frame for each of ``slots``, in their order."""
         ...
 
-    def decode_frames(self, slot: int, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Turn the slot's next ``[K, F]`` codes into ``[F * frame_length]`` samples.
+    def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
+        """Turn the next frames of several slots, one chunk a slot, into samples.
 
-        Joined over calls the samples equal those of one call over all frames.
+        Joined over calls a slot's samples equal those of one call over all its frames, whatever
+        other slots are decoded with them.
+
+        Returns:
+            ``[F * frame_length]`` float32 for each chunk, in their order.
         """
         ...
 

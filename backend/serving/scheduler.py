@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from backend.core.contract import FrameChunk
 from backend.core.errors import GenerationError, TTSError
 from backend.core.types import AudioChunk, FinishReason
 from backend.serving.sequence import Sequence, SequenceStatus
@@ -94,8 +95,7 @@ class Scheduler:
         admitted = self._admit_one()
         stepped = self._decode_step()
         due = [s for s in self._running.values() if s.has_chunk_due]
-        for sequence in due:
-            self._decode_chunk(sequence)
+        self._decode_chunks(due)
         for sequence in [s for s in self._running.values() if s.is_done]:
             self._retire(sequence)
             sequence.listener.finished(sequence.summary())
@@ -134,14 +134,18 @@ class Scheduler:
                 _take_frame(sequence, result)
         return True
 
-    def _decode_chunk(self, sequence: Sequence) -> None:
+    def _decode_chunks(self, due: list[Sequence]) -> None:
+        if not due:
+            return
         started = self._clock()
-        with self._failing([sequence]):
-            codes = sequence.take_chunk()
-            samples = self._engine.decode_frames(_slot_of(sequence), codes)
-            sequence.codec_s += self._clock() - started
-            sequence.credit -= 1
-            sequence.listener.audio(AudioChunk(samples, codes))
+        with self._failing(due):
+            chunks = [FrameChunk(_slot_of(s), s.take_chunk()) for s in due]
+            sounds = self._engine.decode_frames(chunks)
+            share_s = (self._clock() - started) / len(due)
+            for sequence, chunk, samples in zip(due, chunks, sounds, strict=True):
+                sequence.codec_s += share_s
+                sequence.credit -= 1
+                sequence.listener.audio(AudioChunk(samples, chunk.codes))
 
     @contextmanager
     def _failing(self, sequences: list[Sequence]) -> Iterator[None]:

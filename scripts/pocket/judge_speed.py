@@ -47,6 +47,7 @@ def measure_speed(folder: Path) -> dict[str, Any]:
 
 def _speak_once(engine: OptimizedEngine, folder: Path) -> float:
     """Audio seconds made."""
+    from backend.core.contract import FrameChunk
     from backend.core.types import SamplingParams, Turn
     from backend.engine.model_files import read_sampling_defaults
 
@@ -56,15 +57,20 @@ def _speak_once(engine: OptimizedEngine, folder: Path) -> float:
     slot = engine.prefill(_TEXT, [turn], sampling)
     frames: list[Any] = []
     num_samples = 0
+
+    def sound(frames: list[Any]) -> int:
+        [samples] = engine.decode_frames([FrameChunk(slot, np.stack(frames, 1))])
+        return len(samples)
+
     for _ in range(500):
         (result,) = engine.decode_step([slot])
         if result.codes is None:
             break
         frames.append(result.codes)
         if len(frames) == 25:
-            num_samples += len(engine.decode_frames(slot, np.stack(frames, 1)))
+            num_samples += sound(frames)
             frames = []
     if frames:
-        num_samples += len(engine.decode_frames(slot, np.stack(frames, 1)))
+        num_samples += sound(frames)
     engine.release(slot)
     return num_samples / engine.info.sample_rate

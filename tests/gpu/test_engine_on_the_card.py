@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from backend.core.contract import FrameChunk
 from backend.core.model_location import POCKET_DIR
 from backend.core.settings import read_settings
 from backend.core.types import SamplingParams, Turn
@@ -58,7 +59,7 @@ def speak(
 
 def sound(engine: OptimizedEngine, codes: NDArray[np.int32]) -> NDArray[np.float32]:
     slot = engine.open_slot()
-    samples = engine.decode_frames(slot, codes)
+    [samples] = engine.decode_frames([FrameChunk(slot, codes)])
     engine.release(slot)
     return samples
 

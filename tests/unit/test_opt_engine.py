@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.core.contract import FrameChunk
 from backend.core.errors import CheckpointError, GenerationError, PromptTooLongError, SettingsError
 from backend.core.settings import Settings, read_settings
 from backend.core.types import SamplingParams, Turn
@@ -105,8 +106,11 @@ def test_a_sequence_in_company_draws_what_it_draws_alone(engine: OptimizedEngine
 def test_streamed_samples_equal_those_of_one_decode(engine: OptimizedEngine):
     codes = speak(engine, DRAWN, num_frames=9)
     whole_slot, slot = engine.open_slot(), engine.open_slot()
-    whole = engine.decode_frames(whole_slot, codes)
-    parts = [engine.decode_frames(slot, part) for part in np.split(codes, [1, 3, 7], axis=1)]
+    [whole] = engine.decode_frames([FrameChunk(whole_slot, codes)])
+    parts = [
+        engine.decode_frames([FrameChunk(slot, part)])[0]
+        for part in np.split(codes, [1, 3, 7], axis=1)
+    ]
     engine.release(whole_slot)
     engine.release(slot)
     assert whole.shape == (9 * engine.info.frame_length,)
@@ -120,7 +124,7 @@ def test_the_codecs_chunk_limit_does_not_change_the_samples(engine: OptimizedEng
     results = []
     for each in (engine, small):
         slot = each.open_slot()
-        results.append(each.decode_frames(slot, codes))
+        results += each.decode_frames([FrameChunk(slot, codes)])
         each.release(slot)
     small.close()
     assert np.abs(results[0] - results[1]).max() <= 1e-6

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backend.core.contract import StepResult
+from backend.core.contract import FrameChunk, StepResult
 from backend.core.types import AudioChunk, EngineInfo, SamplingParams, SynthesisSummary, Turn
 
 INFO = EngineInfo(
@@ -75,9 +75,10 @@ class ScriptedEngine:
         self.count[slot] += 1
         return StepResult(slot, np.full(2, idx, dtype=np.int32))
 
-    def decode_frames(self, slot: int, codes: np.ndarray) -> np.ndarray:
-        self.log.append(f"decode {slot} x{codes.shape[1]}")
-        return np.repeat(codes[0], 4).astype(np.float32)
+    def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[np.ndarray]:
+        for chunk in chunks:
+            self.log.append(f"decode {chunk.slot} x{chunk.codes.shape[1]}")
+        return [np.repeat(chunk.codes[0], 4).astype(np.float32) for chunk in chunks]
 
     def release(self, slot: int) -> None:
         self.log.append(f"release {slot}")
