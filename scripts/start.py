@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,7 +28,7 @@ from scripts.processes import Child, free_port, require_port, stop_all
 from scripts.say import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 LOGS = ROOT / "data" / "logs"
 POLL_S = 0.2
@@ -143,7 +144,7 @@ def wait_until_ready(
     )
 
 
-def run(options: argparse.Namespace, children: list[Child]) -> None:
+def run(options: argparse.Namespace, children: list[Child], signals: StopSignals) -> None:
     """Start what was asked for and stay until it ends. ``children`` collects what to stop."""
     ui = "none" if options.say is not None else options.ui
     venv_python = Path(sys.executable)
@@ -161,7 +162,8 @@ def run(options: argparse.Namespace, children: list[Child]) -> None:
     command = [str(venv_python), "-m", "backend.app"]
     # A log of its own: speaking one text must not overwrite the log of a server that runs.
     log = LOGS / ("backend.log" if options.say is None else "say.log")
-    children.append(Child("backend", command, env, ROOT, log))
+    with signals.held():
+        children.append(Child("backend", command, env, ROOT, log))
     wait_until_ready(children[-1], f"{backend_url}/health/ready")
     if options.say is not None:
         print(say(backend_url, options.say, options.voice, options.out), flush=True)
@@ -169,7 +171,8 @@ def run(options: argparse.Namespace, children: list[Child]) -> None:
     if ui != "none":
         command = page_command(venv_python, ui, at["ui_host"], page_port)
         page_env = {**env, "UI_BACKEND_URL": backend_url}
-        children.append(Child(f"{ui} page", command, page_env, ROOT, LOGS / f"{ui}.log"))
+        with signals.held():
+            children.append(Child(f"{ui} page", command, page_env, ROOT, LOGS / f"{ui}.log"))
         wait_until_ready(children[-1], url_of(at["ui_host"], page_port), limit_s=120.0)
         print(f"\n  Page     {url_of(at['ui_host'], page_port)}")
     print(f"  Backend  {backend_url}  (its API: {backend_url}/docs)")
@@ -190,19 +193,57 @@ def watch(children: list[Child], sleep: Callable[[float], None] = time.sleep) ->
     )
 
 
-def _stop(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+class StopSignals:
+    """Turns every signal that means "stop" into one ``KeyboardInterrupt``.
+
+    A signal that comes while a child is being started waits until the child is on the list of what
+    to stop: otherwise the child would stay behind.
+    """
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._has_come = False
+
+    def listen(self) -> None:
+        """Take over the signals; main thread only."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # each system knows some of them
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self.receive)
+
+    def ignore(self) -> None:
+        """Let further signals change nothing: it is stopping already."""
+        self._is_held = True
+
+    def receive(self, number: int, frame: object) -> None:
+        """Stop now, or as soon as nothing holds the signals."""
+        self._has_come = True
+        if not self._is_held:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let signals wait until the block has ended.
+
+        Raises:
+            KeyboardInterrupt: At the end, when one has come.
+        """
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._has_come:
+            raise KeyboardInterrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; give the exit code."""
     options = parse_arguments(arguments)
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # each system knows some of them
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+    signals = StopSignals()
+    signals.listen()
     children: list[Child] = []
     try:
-        run(options, children)
+        run(options, children, signals)
     except KeyboardInterrupt:
         print("\nStopping ...", flush=True)
     except (TTSError, OSError) as error:
@@ -210,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         # A second Ctrl-C must not leave children behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signals.ignore()
         stop_all(children)
     return 0
 

@@ -235,7 +235,7 @@ def test_whatever_ends_it_the_children_are_stopped(
 ) -> None:
     child, stopped = FakeChild(), []
 
-    def run(options: argparse.Namespace, children: list[Child]) -> None:
+    def run(options: argparse.Namespace, children: list[Child], signals: start.StopSignals) -> None:
         children.append(child)
         raise error
 
@@ -244,6 +244,33 @@ def test_whatever_ends_it_the_children_are_stopped(
     assert start.main(["--ui", "none"]) == code
     assert stopped == [child]
     assert ("error: the reason" in capsys.readouterr().err) is (code == 1)
+
+
+def test_a_stop_while_a_child_is_being_started_waits_until_it_can_be_stopped() -> None:
+    signals, children = start.StopSignals(), [FakeChild()]
+
+    def start_the_page() -> None:
+        with signals.held():
+            signals.receive(2, None)
+            children.append(FakeChild("page"))
+
+    with pytest.raises(KeyboardInterrupt):
+        start_the_page()
+    assert [child.name for child in children] == ["backend", "page"]
+
+
+def test_a_stop_at_any_other_time_takes_effect_at_once() -> None:
+    signals = start.StopSignals()
+    with signals.held():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        signals.receive(2, None)
+
+
+def test_a_second_stop_does_not_disturb_the_stopping() -> None:
+    signals = start.StopSignals()
+    signals.ignore()
+    signals.receive(2, None)
 
 
 def test_a_taken_port_is_reported_before_anything_starts() -> None:
