@@ -4,8 +4,8 @@
     text + codes      --prefill, decode_step--> codes, a frame at a time
     codes             --decode_frames--> samples
 
-One thread owns an engine; nothing here locks. Sequences are stepped together, and each draws what it
-draws alone.
+One thread owns an engine; nothing here locks. Sequences are stepped together, and each draws what
+it draws alone.
 """
 
 from __future__ import annotations

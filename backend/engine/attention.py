@@ -71,9 +71,7 @@ class AttentionKind(Protocol):
 class RowAttention:
     """Row after row, each over its exact length."""
 
-    def __init__(
-        self, store: KVStore, slot_ids: Tensor, positions: Tensor, plan: StepPlan
-    ) -> None:
+    def __init__(self, store: KVStore, slot_ids: Tensor, positions: Tensor, plan: StepPlan) -> None:
         del slot_ids, positions  # the host knows both
         self._store = store
         self._rows = plan.rows
@@ -95,9 +93,7 @@ class RowAttention:
 class MaskedAttention:
     """All rows at once over ``length_bound`` positions, later ones masked."""
 
-    def __init__(
-        self, store: KVStore, slot_ids: Tensor, positions: Tensor, plan: StepPlan
-    ) -> None:
+    def __init__(self, store: KVStore, slot_ids: Tensor, positions: Tensor, plan: StepPlan) -> None:
         self._store = store
         self._slot_ids = slot_ids
         self._positions = positions

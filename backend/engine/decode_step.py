@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from backend.engine.attention import AttentionKind, StepAttention, StepPlan
     from backend.engine.kv_store import KVStore
-    from backend.engine.sampling import RowSampling
     from backend.engine.slots import SlotState
     from backend.engine.step_ops import BlockOps, NetworkOps
 
@@ -156,9 +155,7 @@ class FrameDecoder:
         x = x + block.wo(attend(q, k, v))
         return x + block.feed_forward(block.ffn_norm(x))
 
-    def _write_back(
-        self, wanted: Tensor, positions: Tensor, codes: Tensor, plan: StepPlan
-    ) -> None:
+    def _write_back(self, wanted: Tensor, positions: Tensor, codes: Tensor, plan: StepPlan) -> None:
         """Note the frames in their slots; those that end stay as they were."""
         state, lengths = self.state, self.store.lengths
         goes_on = codes[:, :1] < self.sizes.num_semantic  # [n, 1]

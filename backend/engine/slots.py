@@ -62,8 +62,7 @@ class SlotState:
         """
         if not 0 <= sampling.repetition_window <= MAX_REPETITION_WINDOW:
             raise GenerationError(
-                f"repetition_window {sampling.repetition_window} must be "
-                f"0..{MAX_REPETITION_WINDOW}"
+                f"repetition_window {sampling.repetition_window} must be 0..{MAX_REPETITION_WINDOW}"
             )
         self.pending[slot] = last_row.to(self.pending.device)
         self.recent[slot] = -1

@@ -24,6 +24,7 @@ from backend.models.checkpoint import load_dual_ar
 from backend.models.dual_ar import DualAR
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
+from tests.decoding import new_decoder, step_once
 from tests.parity.dual_ar_cases import (
     NUM_FRAMES,
     REFERENCES,
@@ -39,7 +40,6 @@ from tests.parity.dual_ar_cases import (
 )
 from tests.parity.goldens import read_goldens, thin
 from tests.parity.reference import run_oracle
-from tests.decoding import new_decoder, step_once
 from tests.parity.speaking import GrowingStore, fast_logits, speak
 from tests.parity.tiny_checkpoint import VARIANTS, codes_like_noise, exponential_noise
 

@@ -52,9 +52,7 @@ def model(request: pytest.FixtureRequest) -> DualAR:
 
 
 @pytest.mark.parametrize("attention", [RowAttention, MaskedAttention])
-def test_a_prompt_and_a_frame_stay_where_the_weights_are(
-    model: DualAR, attention: AttentionKind
-):
+def test_a_prompt_and_a_frame_stay_where_the_weights_are(model: DualAR, attention: AttentionKind):
     decoder = new_decoder(model, 2, attention=attention, max_positions=64)
     rows = torch.zeros(9, 20, dtype=torch.int64)  # prompts come from the CPU
     for slot in range(2):
