@@ -20,13 +20,13 @@ import torch
 from backend.core.contract import FrameChunk
 from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
+from backend.engine.compute import choose_compute
 from backend.engine.decode_step import FrameDecoder, FrameSizes
 from backend.engine.kv_store import KVStore
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions, prefill_prompt
 from backend.engine.slots import SlotPool, SlotState
-from backend.engine.step_ops import module_ops
 from backend.engine.stepping import Stepper
 from backend.models.checkpoint import load_dual_ar, revision
 from backend.models.codec.weights import load_codec
@@ -112,8 +112,12 @@ class OptimizedEngine:
             precision.dtype,
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
-        decoder = FrameDecoder(module_ops(model.dual_ar), sizes, self._store, self._state)
-        self._stepper = Stepper(decoder.step, self._slots, self._store, num_semantic)
+        compute = choose_compute(model.dual_ar, device, is_fast=settings.cpu_fast_linear)
+        decoder = FrameDecoder(compute.ops, sizes, self._store, self._state)
+        self._stepper = Stepper(
+            decoder.step, self._slots, self._store, num_semantic, compute.batch_sizes
+        )
+        self._notes = precision.notes + compute.notes
         self._info = self._describe()
 
     @classmethod
@@ -237,7 +241,7 @@ class OptimizedEngine:
             device=str(self._precision.device),
             precision=self._precision.name,
             sampling=model.sampling,
-            notes=self._precision.notes,
+            notes=self._notes,
         )
 
 

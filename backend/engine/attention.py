@@ -73,21 +73,37 @@ class RowAttention:
 
     def __init__(self, store: KVStore, slot_ids: Tensor, positions: Tensor, plan: StepPlan) -> None:
         del slot_ids, positions  # the host knows both
-        self._store = store
-        self._rows = plan.rows
+        self._rows = [_RowViews.of(store, slot, length) for slot, length in plan.rows]
+        self._mixed: Tensor | None = None
 
     def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See ``StepAttention``."""
-        keys, values = self._store.data[0, layer_idx], self._store.data[1, layer_idx]
-        mixed = q.new_zeros(q.shape)
-        for row, (slot, length) in enumerate(self._rows):
-            end = length + 1
-            keys[slot, :, length] = k[row]
-            values[slot, :, length] = v[row]
-            mixed[row] = grouped_attention(
-                q[row, None, :, None], keys[slot, None, :, :end], values[slot, None, :, :end], None
+        """See ``StepAttention``. The result is overwritten by the next layer's."""
+        if self._mixed is None:
+            self._mixed = q.new_zeros(q.shape)
+        for row, views in enumerate(self._rows):
+            views.new_keys[layer_idx].copy_(k[row])
+            views.new_values[layer_idx].copy_(v[row])
+            self._mixed[row] = grouped_attention(
+                q[row, None, :, None], views.keys[layer_idx], views.values[layer_idx], None
             )[0, :, 0]
-        return mixed.flatten(1)
+        return self._mixed.flatten(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _RowViews:
+    """Where one row reads and writes, a view for each layer, cut once a step."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    new_keys: tuple[Tensor, ...]
+    new_values: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, store: KVStore, slot: int, length: int) -> _RowViews:
+        seen = store.data[:, :, slot, None, :, : length + 1]  # [2, L, 1, G, T, D]
+        keys, values = seen.unbind(0)
+        new_keys, new_values = seen[:, :, 0, :, length].unbind(0)
+        return cls(keys.unbind(0), values.unbind(0), new_keys.unbind(0), new_values.unbind(0))
 
 
 class MaskedAttention:
