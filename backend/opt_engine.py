@@ -20,6 +20,7 @@ import torch
 from backend.core.contract import FrameChunk, StepResult
 from backend.core.errors import CheckpointMismatchError, GenerationError
 from backend.core.types import EngineInfo, SamplingParams, Turn
+from backend.engine.decode_frames import StreamDecoder
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.kv_cache import KVCache
 from backend.engine.model_files import read_sampling_defaults
@@ -90,7 +91,9 @@ class OptimizedEngine:
     def __init__(self, model: LoadedModel, precision: Precision, settings: Settings) -> None:
         self._model = model
         self._precision = precision
-        self._chunk_frames = settings.chunk_size
+        self._streams = StreamDecoder(
+            model.codec, settings.max_slots, settings.chunk_size, batching=settings.codec_batching
+        )
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
         self._slots = SlotPool(settings.max_slots, self._new_kv)
@@ -184,13 +187,17 @@ class OptimizedEngine:
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 
-        The codec sees at most ``CHUNK_SIZE`` frames at a time; the samples do not depend on it.
+        The codec sees at most ``CHUNK_SIZE`` frames of a slot at a time, and slots with equally many
+        together; the samples depend on neither.
         """
-        return [self._decode_chunk(chunk) for chunk in chunks]
+        for chunk in chunks:
+            self._slots[chunk.slot]  # a slot that is not taken is an error
+        return self._streams.decode(chunks)
 
     def release(self, slot: int) -> None:
         """Give a slot back."""
         self._slots.give_back(slot)
+        self._streams.release(slot)
 
     def memory_bytes(self) -> tuple[int | None, int | None]:
         """Device memory now and at its peak; None on a CPU."""
@@ -202,18 +209,6 @@ class OptimizedEngine:
     def close(self) -> None:
         """Free the slots; the weights go with the object."""
         self._slots.clear()
-
-    def _decode_chunk(self, chunk: FrameChunk) -> NDArray[np.float32]:
-        room, codec = self._slots[chunk.slot], self._model.codec
-        if room.codec_state is None:
-            room.codec_state = codec.new_decode_state(1)
-        device = self._precision.device
-        on_device = torch.tensor(chunk.codes, dtype=torch.int64, device=device)[None]
-        parts = [
-            codec.decode_stream(part, room.codec_state)[0].to("cpu")
-            for part in on_device.split(self._chunk_frames, dim=2)
-        ]
-        return torch.cat(parts).numpy()
 
     def _step_slot(self, slot_idx: int) -> StepResult:
         slot = self._slots[slot_idx]

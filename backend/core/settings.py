@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     """Most frames the codec decodes in one go (46 ms a frame for S1-mini). Bounds the codec's
     memory, and the size of the chunks of a stream once it runs."""
 
+    codec_batching: bool = True
+    """Decode the chunks of several requests together. The samples are the same either way; `false`
+    decodes one request after another."""
+
     num_streams: int = Field(default=1, ge=1, le=1)
     """CUDA streams. Only 1 is built so far."""
 

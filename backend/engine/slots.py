@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from backend.core.types import SamplingParams
     from backend.engine.kv_cache import KVCache
-    from backend.models.codec.state import DecodeState
 
 
 @dataclass(slots=True)
@@ -24,7 +23,6 @@ class Slot:
 
     Attributes:
         kv: Keys and values of the slow transformer.
-        codec_state: What the streaming codec carries over; made at the first decode.
         sampling: How codes are drawn; None in a slot opened for the codec alone.
         generator: The sequence's own noise.
         hidden: ``[1, dim]``, the slow transformer's last output, before its final norm.
@@ -34,7 +32,6 @@ class Slot:
     """
 
     kv: KVCache
-    codec_state: DecodeState | None = None
     sampling: SamplingParams | None = None
     generator: torch.Generator | None = None
     hidden: Tensor | None = None
@@ -45,7 +42,7 @@ class Slot:
     def clear(self) -> None:
         """Forget the sequence, keep the room."""
         self.kv.reset()
-        self.codec_state = self.sampling = self.generator = None
+        self.sampling = self.generator = None
         self.hidden = self.pending_row = self.recent = None
         self.num_frames = 0
 

@@ -18,6 +18,7 @@ from backend.models.codec.state import (
     new_attention_state,
     new_histories,
 )
+from backend.models.codec.state_pool import StatePool
 from backend.models.codec.transformer import WindowTransformer
 
 if TYPE_CHECKING:
@@ -170,9 +171,32 @@ class Codec(nn.Module):
             raise ValueError(
                 f"codes hold {codes.shape[0]} streams, the state holds {state.batch_size}"
             )
-        histories = iter(state.histories)
-        latents = self.quantizer.upsampled(codes, state.attentions[0], histories)
-        return self.decoder(latents, histories).squeeze(1)
+        return self._decode(codes, state)
+
+    @torch.inference_mode()
+    def decode_rows(self, codes: Tensor, pool: StatePool, rows: Tensor) -> Tensor:
+        """Turn the next frames of some streams of a pool into their samples.
+
+        Nothing is read on the host, so the call can be captured as a CUDA graph. The rotary table
+        must have room for the streams: see ``reserve_positions``.
+
+        Args:
+            codes: ``[B, K, f]`` integer on the codec's device.
+            pool: Where the streams are kept; changed in place.
+            rows: ``[B]`` int64 on the device: whose frames these are, no row twice (but for rows
+                whose samples nobody wants).
+
+        Returns:
+            ``[B, f * frame_length]`` float32.
+        """
+        gathered = pool.gather(rows)
+        samples = self._decode(codes, gathered.state)
+        pool.scatter(rows, gathered)
+        return samples
+
+    def new_pool(self, num_rows: int) -> StatePool:
+        """Give room for ``num_rows`` streams."""
+        return StatePool(self.new_decode_state(1), num_rows)
 
     def new_decode_state(self, batch_size: int = 1) -> DecodeState:
         """Give the state of ``batch_size`` streams that have not begun (9 MB each for S1-mini)."""
@@ -189,9 +213,21 @@ class Codec(nn.Module):
             ],
         )
 
-    def reserve_positions(self, num_frames: int) -> None:
-        """Make room for streams of ``num_frames``, so that no call grows a table meanwhile."""
-        self.quantizer.post_module.rotary.reserve(num_frames, self.device)
+    def reserve_positions(self, num_frames: int) -> bool:
+        """Make room for streams of ``num_frames``, so that no call grows a table meanwhile.
+
+        Returns:
+            Whether the table moved: a CUDA graph captured before reads the old one.
+        """
+        rotary = self.quantizer.post_module.rotary
+        before = rotary.address
+        rotary.reserve(num_frames, self.device)
+        return rotary.address != before
+
+    def _decode(self, codes: Tensor, state: DecodeState) -> Tensor:
+        histories = iter(state.histories)
+        latents = self.quantizer.upsampled(codes, state.attentions[0], histories)
+        return self.decoder(latents, histories).squeeze(1)
 
     def _new_encode_state(self, batch_size: int) -> EncodeState:
         assert self.encoder is not None
