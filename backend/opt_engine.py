@@ -20,7 +20,7 @@ import torch
 from backend.core.contract import FrameChunk, StepResult
 from backend.core.errors import CheckpointMismatchError, GenerationError
 from backend.core.types import EngineInfo, SamplingParams, Turn
-from backend.engine.decode_frames import StreamDecoder
+from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.kv_cache import KVCache
 from backend.engine.model_files import read_sampling_defaults
@@ -28,7 +28,6 @@ from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions, prefill_prompt
 from backend.engine.slots import Slot, SlotPool
 from backend.models.checkpoint import load_dual_ar, revision
-from backend.models.codec.weights import load_codec
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
 
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.core.settings import Settings
+    from backend.engine.codec_setup import CodecSetup
+    from backend.engine.encode_reference import ReferenceEncoder
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
@@ -55,7 +56,8 @@ class LoadedModel:
         revision: Changes with the files.
         tokenizer: Text to token ids.
         dual_ar: Text and codes to codes.
-        codec: Codes to samples and back.
+        codec: Codes to samples.
+        encoder: Samples to codes.
         sampling: The checkpoint's defaults.
     """
 
@@ -64,10 +66,13 @@ class LoadedModel:
     tokenizer: Tokenizer
     dual_ar: DualAR
     codec: Codec
+    encoder: ReferenceEncoder
     sampling: SamplingParams
 
     @classmethod
-    def load(cls, name: str, directory: Path, precision: Precision) -> LoadedModel:
+    def load(
+        cls, name: str, directory: Path, precision: Precision, codec_setup: CodecSetup
+    ) -> LoadedModel:
         """Load a model directory of either form.
 
         Raises:
@@ -75,10 +80,11 @@ class LoadedModel:
         """
         tokenizer = Tokenizer.from_directory(directory)
         dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
-        codec = load_codec(directory, precision.device, torch.float32)
+        codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
+        encoder = codec_setup.reference_encoder(directory)
         sampling = read_sampling_defaults(directory)
-        return cls(name, revision(directory), tokenizer, dual_ar, codec, sampling)
+        return cls(name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling)
 
 
 class OptimizedEngine:
@@ -88,12 +94,17 @@ class OptimizedEngine:
     the one thread that owns the engine.
     """
 
-    def __init__(self, model: LoadedModel, precision: Precision, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        settings: Settings,
+    ) -> None:
         self._model = model
         self._precision = precision
-        self._streams = StreamDecoder(
-            model.codec, settings.max_slots, settings.chunk_size, batching=settings.codec_batching
-        )
+        self._codec_setup = codec_setup
+        self._streams = codec_setup.stream_decoder(model.codec, settings.max_slots)
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
         self._slots = SlotPool(settings.max_slots, self._new_kv)
@@ -123,7 +134,9 @@ class OptimizedEngine:
         """
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
-        return cls(LoadedModel.load(settings.model, directory, precision), precision, settings)
+        codec_setup = choose_codec_setup(settings, precision.device)
+        model = LoadedModel.load(settings.model, directory, precision, codec_setup)
+        return cls(model, precision, codec_setup, settings)
 
     @property
     def info(self) -> EngineInfo:
@@ -137,20 +150,20 @@ class OptimizedEngine:
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first request does not pay for first calls."""
-        samples = np.zeros(self._info.frame_length * 2, dtype=np.float32)
-        turn = Turn(WARM_UP_TEXT, self.encode_reference(samples))
+        codes = np.zeros((self._info.num_codebooks, 2), dtype=np.int32)
+        if self._model.encoder.is_loaded:  # a large one waits until a recording comes
+            codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
+        turn = Turn(WARM_UP_TEXT, codes)
+        self._streams.warm_up()
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
         self.decode_frames([FrameChunk(slot, turn.codes)])
         self.release(slot)
 
-    @torch.inference_mode()
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
-        on_device = torch.tensor(samples, device=self._precision.device)[None]
-        codes = self._model.codec.encode_reference(on_device)[0]
-        return codes.to("cpu", torch.int32).numpy()
+        return self._model.encoder.encode(samples)
 
     def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         """Positions that a prompt of ``turns`` and then ``text`` takes."""
@@ -259,7 +272,7 @@ class OptimizedEngine:
             device=str(self._precision.device),
             precision=self._precision.name,
             sampling=model.sampling,
-            notes=self._precision.notes,
+            notes=(*self._precision.notes, *self._codec_setup.notes),
         )
 
 

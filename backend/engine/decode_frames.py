@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from backend.engine.codec_graphs import CodecGraphs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.core.contract import FrameChunk
-    from backend.engine.codec_graphs import CodecGraphs
+    from backend.engine.codec_graphs import Capture
     from backend.models.codec.codec import Codec
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -104,7 +106,7 @@ class StreamDecoder:
         num_slots: Slots 0.. that can be decoded.
         max_frames: Most frames of one stream in one go (``CHUNK_SIZE``).
         batching: Whether slots are decoded together (``CODEC_BATCHING``).
-        graphs: Replays pieces as CUDA graphs, or None for the eager path.
+        capture: Makes CUDA graphs of the step (``CUDA_GRAPHS``), or None for the eager path.
     """
 
     def __init__(
@@ -114,22 +116,35 @@ class StreamDecoder:
         max_frames: int,
         *,
         batching: bool = True,
-        graphs: bool = False,
+        capture: Capture | None = None,
     ) -> None:
         self._codec = codec
         self._device = codec.device
         self._pool = codec.new_pool(num_slots + 1)
-        self._plan = DecodePlan(max_frames, batching, fixed_lengths=graphs)
+        self._plan = DecodePlan(max_frames, batching, fixed_lengths=capture is not None)
         self._frames: dict[int, int] = {}
         """Frames decoded so far of each open slot."""
         self._num_slots = num_slots
+        codec.quantizer.fold_lookups()
         codec.reserve_positions(FIRST_POSITIONS)
         self._graphs: CodecGraphs | None = None
+        if capture is not None:
+            self._graphs = CodecGraphs(
+                self._step, codec.num_codebooks, num_slots, BATCH_BUCKETS, self._device, capture
+            )
 
     @property
     def state_bytes(self) -> int:
         """Memory of the carried state."""
         return self._pool.num_bytes
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Capture the ramp of a single stream; without graphs there is nothing to prepare."""
+        if self._graphs is not None:
+            for frames in FRAME_BUCKETS:
+                if frames <= self._plan.max_frames:
+                    self._graphs.prepare(1, frames)
 
     def open(self, slot: int) -> None:
         """Begin a stream in ``slot``. ``decode`` does so by itself for a slot not yet open.
@@ -200,9 +215,10 @@ class StreamDecoder:
         on_device = codes.to(self._device)
         if len(rows) == 1:
             return self._codec.decode_stream(on_device, self._pool.row(rows[0]))
-        return self._codec.decode_rows(
-            on_device, self._pool, torch.tensor(rows, device=self._device)
-        )
+        return self._step(on_device, torch.tensor(rows, device=self._device))
+
+    def _step(self, codes: Tensor, rows: Tensor) -> Tensor:
+        return self._codec.decode_rows(codes, self._pool, rows)
 
     def _host_samples(self, length: int) -> Tensor:
         """Room that the device can write into while the host goes on."""

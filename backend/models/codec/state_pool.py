@@ -72,7 +72,9 @@ class StatePool:
                 for dtype, width in widths.items()
             }
             self._rows = [
-                self._state_over({dtype: flat[idx : idx + 1] for dtype, flat in self._flats.items()})
+                self._state_over(
+                    {dtype: flat[idx : idx + 1] for dtype, flat in self._flats.items()}
+                )
                 for idx in range(num_rows)
             ]
 
