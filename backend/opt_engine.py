@@ -200,8 +200,8 @@ class OptimizedEngine:
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 
-        The codec sees at most ``CHUNK_SIZE`` frames of a slot at a time, and slots with equally many
-        together; the samples depend on neither.
+        The codec sees at most ``CHUNK_SIZE`` frames of a slot at a time, and slots with equally
+        many together; the samples depend on neither.
         """
         for chunk in chunks:
             self._slots[chunk.slot]  # a slot that is not taken is an error

@@ -21,14 +21,14 @@ _MOST_VALUES = 2**31 - _BLOCK
 
 
 @triton.jit
-def _snake_kernel(  # noqa: ANN202
-    x_ptr,  # noqa: ANN001
-    alpha_ptr,  # noqa: ANN001
-    y_ptr,  # noqa: ANN001
-    num_values,  # noqa: ANN001
-    num_channels,  # noqa: ANN001
-    length,  # noqa: ANN001
-    BLOCK: tl.constexpr,  # noqa: N803
+def _snake_kernel(
+    x_ptr,
+    alpha_ptr,
+    y_ptr,
+    num_values,
+    num_channels,
+    length,
+    BLOCK: tl.constexpr,
 ):
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < num_values
