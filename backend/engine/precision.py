@@ -25,7 +25,7 @@ class Precision:
     Attributes:
         device: One device.
         name: ``bf16``, ``fp16`` or ``fp32``.
-        dtype: The transformer's type. The codec is always fp32.
+        dtype: The transformer's type. The codec has its own: see ``codec_precision``.
         notes: What differs from what was asked for.
     """
 
