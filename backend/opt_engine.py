@@ -11,7 +11,7 @@ after another. Faster paths must give the same codes and samples.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,17 +22,19 @@ from backend.core.errors import CheckpointMismatchError, GenerationError
 from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.kv_cache import KVCache
+from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions, prefill_prompt
 from backend.engine.slots import Slot, SlotPool
 from backend.models.checkpoint import load_dual_ar, revision
 from backend.models.codec.weights import load_codec
+from backend.models.nf4_kernels import use_nf4_kernels
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,6 +58,8 @@ class LoadedModel:
         dual_ar: Text and codes to codes.
         codec: Codes to samples and back.
         sampling: The checkpoint's defaults.
+        notes: How quantized weights are multiplied, where that is worth knowing.
+        memory_plan: Bytes by part, if they were planned.
     """
 
     name: str
@@ -64,20 +68,36 @@ class LoadedModel:
     dual_ar: DualAR
     codec: Codec
     sampling: SamplingParams
+    notes: tuple[str, ...] = ()
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
-    def load(cls, name: str, directory: Path, precision: Precision) -> LoadedModel:
+    def load(
+        cls,
+        name: str,
+        directory: Path,
+        precision: Precision,
+        memory_plan: Mapping[str, int] | None = None,
+    ) -> LoadedModel:
         """Load a model directory of either form.
 
         Raises:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
         tokenizer = Tokenizer.from_directory(directory)
-        dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
+        dual_ar = load_dual_ar(
+            directory, precision.device, precision.dtype, quantization=precision.quantization
+        )
         codec = load_codec(directory, precision.device, torch.float32)
         _check_fit(directory, tokenizer, dual_ar, codec)
         sampling = read_sampling_defaults(directory)
-        return cls(name, revision(directory), tokenizer, dual_ar, codec, sampling)
+        notes: tuple[str, ...] = ()
+        if precision.quantization == "nf4":
+            notes = (use_nf4_kernels(dual_ar, precision.device, precision.dtype),)
+        name_of_files = revision(directory)
+        return cls(
+            name, name_of_files, tokenizer, dual_ar, codec, sampling, notes, memory_plan or {}
+        )
 
 
 class OptimizedEngine:
@@ -120,7 +140,10 @@ class OptimizedEngine:
         """
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
-        return cls(LoadedModel.load(settings.model, directory, precision), precision, settings)
+        plan = plan_for(settings, precision, directory)
+        require_fit(plan, settings.memory_budget_mb, precision.device)
+        model = LoadedModel.load(settings.model, directory, precision, plan.by_part())
+        return cls(model, precision, settings)
 
     @property
     def info(self) -> EngineInfo:
@@ -255,7 +278,7 @@ class OptimizedEngine:
         model, codec = self._model, self._model.codec
         return EngineInfo(
             model=model.name,
-            revision=_short_hash(f"{model.revision} {self._precision.name}"),
+            revision=_short_hash(f"{model.revision} {self._precision.format_name}"),
             sample_rate=codec.sample_rate,
             frame_length=codec.frame_length,
             codebook_sizes=tuple(codec.codebook_sizes),
@@ -264,7 +287,9 @@ class OptimizedEngine:
             device=str(self._precision.device),
             precision=self._precision.name,
             sampling=model.sampling,
-            notes=self._precision.notes,
+            notes=self._precision.notes + model.notes,
+            quantization=self._precision.quantization,
+            memory_plan=model.memory_plan,
         )
 
 
