@@ -182,7 +182,7 @@ def free_budget(device: torch.device) -> int | None:
 def fitting_changes(plan: MemoryPlan, budget: int) -> list[str]:
     """Settings, as ``KEY=value``, of which each alone would make the plan fit."""
     changes: list[str] = []
-    slots = _most_slots(plan, budget)
+    slots = most_slots(plan, budget)
     if slots:
         changes.append(f"MAX_SLOTS={slots}")
     positions = _most_positions(plan, budget)
@@ -194,6 +194,12 @@ def fitting_changes(plan: MemoryPlan, budget: int) -> list[str]:
         if other.total_bytes <= budget
     ]
     return changes
+
+
+def most_slots(plan: MemoryPlan, budget: int) -> int:
+    """Slots of the plan that fit into ``budget`` bytes; 0 if not even one does."""
+    fixed = plan.total_bytes - plan.slot_bytes * plan.max_slots
+    return max(0, min(plan.max_slots, (budget - fixed) // plan.slot_bytes))
 
 
 def _advice(plan: MemoryPlan, budget: int) -> str:
@@ -211,11 +217,6 @@ def _advice(plan: MemoryPlan, budget: int) -> str:
         f"Even QUANTIZATION={least.quantization} with one slot takes {_mib(least.total_bytes)}: "
         "free memory, or use a smaller model (MODEL=pocket)"
     )
-
-
-def _most_slots(plan: MemoryPlan, budget: int) -> int:
-    fixed = plan.total_bytes - plan.slot_bytes * plan.max_slots
-    return max(0, min(plan.max_slots, (budget - fixed) // plan.slot_bytes))
 
 
 def _most_positions(plan: MemoryPlan, budget: int) -> int:

@@ -96,7 +96,7 @@ def _notes(settings: Settings, device: torch.device, name: str) -> tuple[str, ..
     if settings.mixed_precision == "fp16":
         notes.append("fp16 on a CPU is slow; MIXED_PRECISION=auto uses fp32 here")
     if settings.quantization == "int8" and name != "bf16":
-        notes.append(f"QUANTIZATION=int8 saves memory on a CPU, but costs time in {name}")
+        notes.append(f"QUANTIZATION=int8 saves memory on a CPU, but no time in {name}")
     return tuple(notes)
 
 
