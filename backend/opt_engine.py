@@ -11,7 +11,7 @@ it draws alone.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,20 +21,22 @@ from backend.core.contract import FrameChunk
 from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.codec_setup import choose_codec_setup
-from backend.engine.compute import choose_compute
-from backend.engine.decode_step import FrameDecoder, FrameSizes
+from backend.engine.decode_step import FrameSizes
 from backend.engine.kv_store import KVStore
+from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions, prefill_prompt
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
+from backend.engine.steps import choose_steps
 from backend.models.checkpoint import load_dual_ar, revision
+from backend.models.nf4_kernels import use_nf4_kernels
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,6 +64,8 @@ class LoadedModel:
         codec: Codes to samples.
         encoder: Samples to codes.
         sampling: The checkpoint's defaults.
+        notes: How quantized weights are multiplied, where that is worth knowing.
+        memory_plan: Bytes by part, if they were planned.
     """
 
     name: str
@@ -71,10 +75,17 @@ class LoadedModel:
     codec: Codec
     encoder: ReferenceEncoder
     sampling: SamplingParams
+    notes: tuple[str, ...] = ()
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def load(
-        cls, name: str, directory: Path, precision: Precision, codec_setup: CodecSetup
+        cls,
+        name: str,
+        directory: Path,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        memory_plan: Mapping[str, int] | None = None,
     ) -> LoadedModel:
         """Load a model directory of either form.
 
@@ -82,12 +93,20 @@ class LoadedModel:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
         tokenizer = Tokenizer.from_directory(directory)
-        dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
+        dual_ar = load_dual_ar(
+            directory, precision.device, precision.dtype, quantization=precision.quantization
+        )
         codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
         encoder = codec_setup.reference_encoder(directory)
         sampling = read_sampling_defaults(directory)
-        return cls(name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling)
+        notes: tuple[str, ...] = ()
+        if precision.quantization == "nf4":
+            notes = (use_nf4_kernels(dual_ar, precision.device, precision.dtype),)
+        return cls(
+            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling, notes,
+            memory_plan or {},
+        )  # fmt: skip
 
 
 class OptimizedEngine:
@@ -126,12 +145,14 @@ class OptimizedEngine:
             precision.dtype,
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
-        compute = choose_compute(model.dual_ar, device, is_fast=settings.cpu_fast_linear)
-        decoder = FrameDecoder(compute.ops, sizes, self._store, self._state)
+        self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
         self._stepper = Stepper(
-            decoder.step, self._slots, self._store, num_semantic, compute.batch_sizes
-        )
-        self._notes = (*precision.notes, *compute.notes, *codec_setup.notes)
+            self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
+            self._steps.bound_of,
+        )  # fmt: skip
+        self._notes = (
+            *precision.notes, *model.notes, *self._steps.notes, *codec_setup.notes,
+        )  # fmt: skip
         self._info = self._describe()
 
     @classmethod
@@ -144,7 +165,9 @@ class OptimizedEngine:
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
         codec_setup = choose_codec_setup(settings, precision.device)
-        model = LoadedModel.load(settings.model, directory, precision, codec_setup)
+        plan = plan_for(settings, precision, directory)
+        require_fit(plan, settings.memory_budget_mb, precision.device)
+        model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
         return cls(model, precision, codec_setup, settings)
 
     @property
@@ -164,6 +187,7 @@ class OptimizedEngine:
             codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
         turn = Turn(WARM_UP_TEXT, codes)
         self._streams.warm_up()
+        self._steps.warm_up(self.max_slots)
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
@@ -240,7 +264,7 @@ class OptimizedEngine:
         model, codec = self._model, self._model.codec
         return EngineInfo(
             model=model.name,
-            revision=_short_hash(f"{model.revision} {self._precision.name}"),
+            revision=_short_hash(f"{model.revision} {self._precision.format_name}"),
             sample_rate=codec.sample_rate,
             frame_length=codec.frame_length,
             codebook_sizes=tuple(codec.codebook_sizes),
@@ -250,6 +274,8 @@ class OptimizedEngine:
             precision=self._precision.name,
             sampling=model.sampling,
             notes=self._notes,
+            quantization=self._precision.quantization,
+            memory_plan=model.memory_plan,
         )
 
 

@@ -1,6 +1,6 @@
 """Recordings to codes: the half of the codec that a server needs now and then.
 
-It is over half of S1-mini's codec (0.8 GB in float32), and a server whose voices are encoded already
+It is over half of S1-mini's codec (0.8 GB in float32), and a server whose voices are all encoded
 never needs it: a large one is loaded when the first recording comes.
 """
 
