@@ -126,5 +126,5 @@ def train_ear(
             torch.cuda.synchronize()
     if not loss.isfinite():
         raise RuntimeError(f"the ear's loss is not finite after {step} steps")
-    print(f"ear: {step} steps, last loss {float(loss):.3f}", flush=True)
+    print(f"ear: {step} steps, last loss {loss.item():.3f}", flush=True)
     return ear.eval().requires_grad_(False)

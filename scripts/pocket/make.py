@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.pocket.plot import plot_curves
-from scripts.pocket.processes import finish_part, start_part
+from scripts.pocket.processes import finish_part, start_part, stop_part
 from scripts.pocket.words import SYSTEM_WORDS
 
 PARTS = ("codec", "encode", "lm", "export", "speak")
@@ -61,23 +61,19 @@ def make_codec(plan: Plan) -> None:
             "shards", "--out", str(speech), "--hours", str(plan.hours),
             "--words", str(plan.words), *plan.flite_options(),
         )  # fmt: skip
-    finish_part(
-        start_part(
-            "train_codec",
-            "--data",
-            str(speech),
-            "--out",
-            str(joint),
-            "--minutes",
-            str(plan.codec_minutes),
-            "--judge-at",
-            "0.6",
-            "--no-fuse",
-        )
-    )
-    if generator:
-        finish_part(generator)
-        (speech / "complete").touch()
+    training = start_part(
+        "train_codec", "--data", str(speech), "--out", str(joint),
+        "--minutes", str(plan.codec_minutes), "--judge-at", "0.6", "--no-fuse",
+        "--wait-hours", str(min(0.3, plan.hours / 4)),
+    )  # fmt: skip
+    try:
+        finish_part(training)
+        if generator:
+            finish_part(generator)
+            (speech / "complete").touch()
+    finally:
+        if generator:
+            stop_part(generator)
 
 
 def encode(plan: Plan) -> None:
