@@ -47,6 +47,11 @@ class Plan:
     flite: Path | None
     words: Path
 
+    @property
+    def wait_hours(self) -> float:
+        """Speech that has to be there before the codec trains."""
+        return min(0.3, self.hours / 4)
+
     def flite_options(self) -> list[str]:
         """Options that name the synthesizer's libraries."""
         return ["--flite", str(self.flite)] if self.flite else []
@@ -64,7 +69,7 @@ def make_codec(plan: Plan) -> None:
     training = start_part(
         "train_codec", "--data", str(speech), "--out", str(joint),
         "--minutes", str(plan.codec_minutes), "--judge-at", "0.6", "--no-fuse",
-        "--wait-hours", str(min(0.3, plan.hours / 4)),
+        "--wait-hours", str(plan.wait_hours),
     )  # fmt: skip
     try:
         finish_part(training)
@@ -102,7 +107,7 @@ def make_lm(plan: Plan) -> None:
     refining = start_part(
         "train_codec", "--data", str(plan.work / "speech"), "--out", str(decoder),
         "--minutes", str(plan.lm_minutes), "--decoder-only", "--no-fuse", "--peak-lr", "3e-4",
-        "--capacity-hours", "40",
+        "--capacity-hours", "40", "--wait-hours", str(plan.wait_hours),
     )  # fmt: skip
     finish_part(
         start_part(
