@@ -88,7 +88,7 @@ class Queue(Reply):
 
 
 class Health(Reply):
-    """How the backend is: ``starting``, ``ready``, ``failed`` or ``closed``, and why."""
+    """How the backend is: ``starting``, ``ready``, ``restarting``, ``failed`` or ``closed``, and why."""
 
     status: str
     detail: str = ""

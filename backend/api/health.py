@@ -52,6 +52,8 @@ async def _report(context: ApiContext) -> HealthResponse:
             max_waiting=settings.max_queue,
         ),
         memory_bytes=status.memory_bytes,
+        restarts=status.restarts,
+        last_failure=status.last_failure,
         gpus=[_gpu(reading)] if reading.available else [],
         version=context.version,
         uptime_s=round(time.monotonic() - context.started, 3),
