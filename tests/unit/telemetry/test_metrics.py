@@ -80,6 +80,21 @@ def watched() -> Metrics:
     return metrics
 
 
+def test_deaths_of_the_engine_are_counted_in_both_forms() -> None:
+    metrics = Metrics()
+    metrics.watch_engine(
+        lambda: EngineStatus(
+            EngineState.RESTARTING, restarts=3, streams_broken=2, last_failure="killed"
+        )
+    )
+    text = samples(metrics)
+    assert text["tts_engine_restarts_total"] == 3
+    assert text["tts_streams_broken_total"] == 2
+    engine = metrics.snapshot()["engine"]
+    assert (engine["state"], engine["restarts"], engine["streams_broken"]) == ("restarting", 3, 2)
+    assert engine["last_failure"] == "killed"
+
+
 def test_a_request_is_counted_in_both_forms() -> None:
     metrics = Metrics()
     ended(
