@@ -26,6 +26,8 @@ COUNTED = {
     "tts_cache_hits",
     "tts_cache_misses",
     "tts_cache_evictions",
+    "tts_engine_restarts",
+    "tts_streams_broken",
     "tts_cache_entries",
     "gpu_available",
 }
