@@ -196,6 +196,8 @@ class HealthResponse(BaseModel):
     model: str
     device: str
     precision: str
+    quantization: str
+    """Of the transformer's linear layers: `none`, `int8` or `nf4`."""
     sample_rate: int | None
     notes: list[str]
     """What differs from what the settings asked for."""
@@ -205,6 +207,8 @@ class HealthResponse(BaseModel):
     """Times the engine was started again after it had died."""
     last_failure: str | None
     """Why the engine died the last time."""
+    memory_plan: dict[str, int]
+    """Bytes by part (`weights`, `codec`, `slots`, `workspace`), as planned at the start."""
     gpus: list[GpuResponse]
     version: str
     uptime_s: float
