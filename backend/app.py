@@ -45,7 +45,7 @@ from backend.core.settings import Settings, read_settings
 from backend.service.cpu_pool import CpuPool
 from backend.service.jobs import JobService
 from backend.service.synthesis import SynthesisService
-from backend.telemetry.logs import setup_logging
+from backend.telemetry.logs import setup_logging_of
 from backend.telemetry.nvml import GpuSampler
 from backend.worker.build import build_engine_client
 
@@ -159,7 +159,7 @@ def main() -> int:
     failures: list[str] = []
     try:
         settings = read_settings()
-        _setup_logging(settings)
+        setup_logging_of(settings)
         warn_if_open_to_all(settings)
         app = create_app(settings, on_start_failure=lambda why: _stop(server, failures, why))
     except ConfigurationError as error:
@@ -220,12 +220,6 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 def _gpu_index(settings: Settings) -> int:
     _, _, index = settings.device.partition(":")
     return int(index or 0)
-
-
-def _setup_logging(settings: Settings) -> None:
-    token = settings.hf_token
-    secrets = () if token is None else (token.get_secret_value(),)
-    setup_logging(settings.log_level, settings.log_format, secrets=secrets)
 
 
 def _stop(server: uvicorn.Server, failures: list[str], why: str) -> None:

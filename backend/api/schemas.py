@@ -189,7 +189,8 @@ class HealthResponse(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    status: Literal["starting", "ready", "failed", "closed"]
+    status: Literal["starting", "ready", "restarting", "failed", "closed"]
+    """`restarting`: the engine died and is started again; requests wait for it."""
     detail: str
     """Why, when the status is not `ready`."""
     model: str
@@ -202,6 +203,10 @@ class HealthResponse(BaseModel):
     """What differs from what the settings asked for."""
     queue: QueueResponse
     memory_bytes: int | None
+    restarts: int
+    """Times the engine was started again after it had died."""
+    last_failure: str | None
+    """Why the engine died the last time."""
     memory_plan: dict[str, int]
     """Bytes by part (`weights`, `codec`, `slots`, `workspace`), as planned at the start."""
     gpus: list[GpuResponse]

@@ -240,6 +240,19 @@ class Settings(BaseSettings):
     """Jobs that are spoken at the same time. Each takes one of MAX_SLOTS, and starts a stretch of
     text only when no request waits for one."""
 
+    # --- engine process ------------------------------------------------------------------------
+    engine_isolation: Literal["process", "thread"] = "process"
+    """Where the engine runs. `process`: in one of its own, which is started again when it dies;
+    the service stays up and waiting requests are kept. `thread`: inside the service, for Ray and
+    notebooks; a crash of the engine then ends everything."""
+
+    engine_hang_timeout_s: float = Field(default=300.0, ge=5.0, le=86400.0)
+    """Seconds after which an engine process that has work and gives no sign of life is killed and
+    started again. Longer than the longest single step: a prefill of MAX_SEQ_LEN positions."""
+
+    engine_load_timeout_s: float = Field(default=1800.0, ge=10.0, le=86400.0)
+    """Seconds that an engine process may take to load the model and warm up."""
+
     # --- downloads -----------------------------------------------------------------------------
     hf_token: SecretStr | None = None
     """Access token for gated models on Hugging Face; only scripts/download_model.py uses it."""

@@ -170,6 +170,8 @@ class EngineState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    RESTARTING = "restarting"
+    """It died and is being started again; what is asked of it waits."""
     FAILED = "failed"
     CLOSED = "closed"
 
@@ -186,6 +188,9 @@ class EngineStatus:
         max_running: Slots.
         memory_bytes: Device memory in use, or None where the device does not tell.
         peak_memory_bytes: The most so far, or None.
+        restarts: Times it was started again after it had died.
+        streams_broken: Requests that were cut by its death after they had begun to sound.
+        last_failure: Why it died the last time, or None.
     """
 
     state: EngineState
@@ -195,3 +200,11 @@ class EngineStatus:
     max_running: int = 0
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    restarts: int = 0
+    streams_broken: int = 0
+    last_failure: str | None = None
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request is served, at once or as soon as the engine is back."""
+        return self.state in (EngineState.READY, EngineState.RESTARTING)

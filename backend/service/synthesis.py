@@ -355,7 +355,7 @@ class SynthesisService:
 
     def _require_open(self) -> tuple[EngineInfo, VoiceLibrary]:
         status, info = self.status(), self._engine.info
-        if status.state is not EngineState.READY or info is None or not self._is_open:
+        if not status.takes_requests or info is None or not self._is_open:
             detail = f": {status.detail}" if status.detail else ""
             raise EngineUnavailableError(
                 f"the service cannot speak now, it is {status.state.value}{detail}; GET /health "

@@ -80,6 +80,12 @@ class CollectedReadings(Collector):
             yield _gauge(
                 "tts_device_memory_peak_bytes", "Most device memory", status.peak_memory_bytes
             )
+            yield _counter(
+                "tts_engine_restarts", "Starts of the engine after it had died", status.restarts
+            )
+            yield _counter(
+                "tts_streams_broken", "Streams cut by the engine's death", status.streams_broken
+            )
         if self.gpu is not None:
             yield from _gpu_families(self.gpu())
 
@@ -97,6 +103,9 @@ class CollectedReadings(Collector):
                 "max_sequences": status.max_running,
                 "memory_bytes": status.memory_bytes,
                 "peak_memory_bytes": status.peak_memory_bytes,
+                "restarts": status.restarts,
+                "streams_broken": status.streams_broken,
+                "last_failure": status.last_failure,
             },
             "gpu": self.gpu().as_json() if self.gpu is not None else None,
         }
@@ -146,6 +155,10 @@ def _gpu_families(reading: GpuReading) -> Iterator[Metric]:
     yield _gauge("gpu_memory_total_bytes", "Memory of the card", reading.memory_total_bytes)
     yield _gauge("gpu_power_watts", "Power drawn", reading.power_w)
     yield _gauge("gpu_temperature_celsius", "Temperature of the chip", reading.temperature_c)
+
+
+def _counter(name: str, documentation: str, value: int) -> CounterMetricFamily:
+    return CounterMetricFamily(name, documentation, value=value)
 
 
 def _gauge(name: str, documentation: str, value: float | None) -> GaugeMetricFamily:

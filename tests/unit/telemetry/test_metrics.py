@@ -26,6 +26,8 @@ COUNTED = {
     "tts_cache_hits",
     "tts_cache_misses",
     "tts_cache_evictions",
+    "tts_engine_restarts",
+    "tts_streams_broken",
     "tts_cache_entries",
     "gpu_available",
 }
@@ -78,6 +80,21 @@ def watched() -> Metrics:
     )
     metrics.watch_gpu(lambda: GpuReading(available=True, power_w=70.5, temperature_c=44))
     return metrics
+
+
+def test_deaths_of_the_engine_are_counted_in_both_forms() -> None:
+    metrics = Metrics()
+    metrics.watch_engine(
+        lambda: EngineStatus(
+            EngineState.RESTARTING, restarts=3, streams_broken=2, last_failure="killed"
+        )
+    )
+    text = samples(metrics)
+    assert text["tts_engine_restarts_total"] == 3
+    assert text["tts_streams_broken_total"] == 2
+    engine = metrics.snapshot()["engine"]
+    assert (engine["state"], engine["restarts"], engine["streams_broken"]) == ("restarting", 3, 2)
+    assert engine["last_failure"] == "killed"
 
 
 def test_a_request_is_counted_in_both_forms() -> None:
