@@ -62,6 +62,10 @@ class SpeechFields(BaseModel):
     """Most frames of one segment (about 21 a second); 0 means as many as the model can hold.
     Default: the model's."""
 
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] | None = None
+    """Fewest frames of one segment: before, the model cannot end. For measurements; speech that is
+    forced to go on is not looked after by `SPEECH_GUARD`. Default: 0."""
+
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """The same seed with the same request gives the same sound. Without one a seed is drawn and
     returned in `X-Seed`."""

@@ -39,6 +39,7 @@ def speech_request(
             top_k=body.top_k,
             repetition_penalty=body.repetition_penalty,
             max_new_tokens=body.max_new_tokens,
+            min_new_tokens=body.min_new_tokens,
         ),
         seed=body.seed,
         speed=body.speed,

@@ -60,8 +60,14 @@ class FrameDecoder:
         draws = [self.num_semantic + 1] + [self.num_residual] * num_residuals
         noise = draw_noise(sum(draws), slot.generator).split(draws)
         recent = slot.recent[:, slot.recent.shape[1] - min(slot.num_frames, slot.recent.shape[1]) :]
+        # without the last index, im_end, a sequence cannot end
+        may_end = slot.num_frames >= slot.sampling.min_new_tokens
+        num_choices = self.num_semantic + may_end
         semantic = sample_code(
-            self.model.semantic_logits(hidden)[0], noise[0], slot.sampling, recent[0]
+            self.model.semantic_logits(hidden)[0, :num_choices],
+            noise[0][:num_choices],
+            slot.sampling,
+            recent[0],
         )
         if int(semantic) == self.num_semantic:
             return None

@@ -127,6 +127,7 @@ OPTIONS: dict[str, tuple[object, str]] = {
     "top_k": (11, "sampling"),
     "repetition_penalty": (1.7, "sampling"),
     "max_new_tokens": (13, "sampling"),
+    "min_new_tokens": (12, "sampling"),
     "seed": (99, "sampling"),
 }
 

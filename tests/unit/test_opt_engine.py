@@ -154,6 +154,29 @@ def test_max_new_tokens_ends_a_sequence_after_that_many_frames(engine: Optimized
     assert second.hit_limit
 
 
+def test_min_new_tokens_keeps_a_sequence_from_ending_and_changes_nothing_before():
+    engine = load()
+
+    def frames_of(seed: int, least: int) -> list[np.ndarray | None]:
+        sampling = SamplingParams(temperature=1.5, top_p=1.0, seed=seed, min_new_tokens=least)
+        slot = engine.prefill(TEXT, [], sampling)
+        frames = [engine.decode_step([slot])[0].codes for _ in range(30)]
+        engine.release(slot)
+        return frames
+
+    natural = {seed: frames_of(seed, 0) for seed in range(20)}
+    seed, ends_at = next(
+        (seed, next(idx for idx, frame in enumerate(frames) if frame is None))
+        for seed, frames in natural.items()
+        if any(frame is None for frame in frames)
+    )
+    forced = frames_of(seed, 30)
+    assert all(frame is not None for frame in forced)
+    for idx in range(ends_at):
+        assert np.array_equal(forced[idx], natural[seed][idx])  # pyright: ignore[reportArgumentType]
+    engine.close()
+
+
 def test_the_last_position_ends_a_sequence():
     engine = load(max_seq_len=256)
     text = "a" * 120
