@@ -6,8 +6,8 @@
 
 Every listener streams pcm over HTTP, with texts that nobody spoke before, in named voices and, with
 ``--new-share`` and ``--repeated-share``, in that of a generated recording it uploads. It plays on
-the clock of the sound: when its buffer runs dry before the end, that is an underrun, and the silence
-is a gap. Then it asks again.
+the clock of the sound: when its buffer runs dry before the end, that is an underrun, and the
+silence is a gap. Then it asks again.
 
 Weights that were never trained do not end on cue. ``--force-frames N`` gives every answer exactly N
 frames: ``min_new_tokens = max_new_tokens = N`` in every request, so the end token cannot be drawn

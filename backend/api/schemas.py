@@ -244,6 +244,13 @@ class RequestFiguresResponse(BaseModel):
     cache: str
     """`hit` or `miss` of the semantic cache; empty when it was not asked."""
     cache_hits: dict[str, bool]
+    troubles: list[str]
+    """What went wrong with the speech and was made again or cut: `too_long`, `repeating`,
+    `silent`."""
+    peak_vram_mb: float | None
+    """The engine's most device memory until then, in MiB."""
+    gpu_util_pct: int | None
+    """Utilization of the card at the end."""
 
 
 class RequestsResponse(BaseModel):

@@ -95,6 +95,8 @@ class FinishReason(StrEnum):
     """The model said that it was done."""
     LENGTH = "length"
     """``max_new_tokens`` or the last position was reached."""
+    CUT = "cut"
+    """It went wrong (endless, a loop, silence) and was cut where it did."""
     CODES = "codes"
     """The given codes were all decoded."""
 

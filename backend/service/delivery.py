@@ -83,10 +83,13 @@ class Delivery:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes, and write down how it ended, whichever way it ends."""
         self._metrics.request_started()
-        status, error_name = RequestStatus.CANCELLED, None
+        status, error_name, has_begun = RequestStatus.CANCELLED, None, False
         try:
             async with aclosing(self._bytes(request, make_sound, ledger)) as pieces:
                 async for piece in pieces:
+                    if not has_begun:  # what goes into the headers of a stream
+                        self._note_device(ledger)
+                        has_begun = True
                     yield piece
             status = RequestStatus.OK
         except Exception as error:
@@ -94,6 +97,7 @@ class Delivery:
             error_name = type(error).__name__
             raise
         finally:
+            self._note_device(ledger)
             ledger.end(status, error_name)
             record = ledger.record()
             self._metrics.request_ended(record)
@@ -107,6 +111,9 @@ class Delivery:
                 ledger.total_s or 0.0,
                 error_name,
             )
+
+    def _note_device(self, ledger: SpeechLedger) -> None:
+        ledger.peak_vram_bytes, ledger.gpu_percent = self._metrics.device_figures()
 
     async def _bytes(
         self, request: SpeechRequest, make_sound: MakeSound, ledger: SpeechLedger

@@ -39,6 +39,9 @@ class SpeechLedger:
         finish_reason: Why the last stretch ended.
         cache_hits: For each cache that was asked, whether it had every answer so far.
         warnings: Things the client should know although it got its speech. ASCII.
+        troubles: What went wrong with the speech, in order, whether it was made again or cut.
+        peak_vram_bytes: The engine's most device memory so far, where the device tells.
+        gpu_percent: Utilization of the card, where there is one.
         status: How the request ended; meaningless before.
         error: Class name of the error that ended it.
     """
@@ -64,6 +67,9 @@ class SpeechLedger:
         self.stages_s: dict[Stage, float] = {}
         self.cache_hits: dict[str, bool] = {}
         self.warnings: list[str] = []
+        self.troubles: list[str] = []
+        self.peak_vram_bytes: int | None = None
+        self.gpu_percent: int | None = None
         self.status = RequestStatus.OK
         self.error: str | None = None
 
@@ -102,6 +108,10 @@ class SpeechLedger:
         if summary.finish_reason is not FinishReason.CODES:
             self.add_stage(Stage.PREFILL, summary.prefill_s)
             self.add_stage(Stage.SEMANTIC, summary.semantic_s)
+
+    def note_trouble(self, trouble: str) -> None:
+        """Note that speech went wrong and something was done about it."""
+        self.troubles.append(trouble)
 
     def note_first_audio(self) -> None:
         """Note that the first audio byte is there; later calls change nothing."""
@@ -143,4 +153,7 @@ class SpeechLedger:
             ttfa_s=self.ttfa_s if self.is_stream else None,
             stages_s=dict(self.stages_s),
             cache_hits=dict(self.cache_hits),
+            troubles=tuple(self.troubles),
+            peak_vram_bytes=self.peak_vram_bytes,
+            gpu_percent=self.gpu_percent,
         )

@@ -21,6 +21,7 @@ from backend.service.ledger import SEMANTIC, VOICE_CODES, SpeechLedger
 from backend.service.narration import Narration, Narrator
 from backend.service.preparation import Preparation
 from backend.service.references import ReferenceVoices
+from backend.service.takes import GuardedTakes
 from backend.service.text import tidy_text
 from backend.service.voice_library import VoiceService
 from backend.telemetry.metrics import Metrics
@@ -83,10 +84,11 @@ class SynthesisService:
             engine, self._voice_codes, self._pool, settings, self.voice_service
         )
         self._preparation = Preparation(settings, pool, self._references)
-        self.narrator = Narrator(engine, self._semantic)
+        self.metrics = Metrics()
+        takes = GuardedTakes(self.metrics.speech_went_wrong) if settings.speech_guard else None
+        self.narrator = Narrator(engine, self._semantic, takes, self.metrics.chunk_made)
         self._is_open = False
         self._failure: str | None = None
-        self.metrics = Metrics()
         self.recent = RecentRequests(MAX_RECENT_REQUESTS)
         self._delivery = Delivery(self._require_info, pool, self.metrics, self.recent)
         self.metrics.watch_engine(self.status)

@@ -18,6 +18,7 @@ UNITS = ("_seconds", "_bytes", "_percent", "_watts", "_celsius")
 COUNTED = {
     "tts_requests",
     "tts_errors",
+    "tts_speech_troubles",
     "tts_requests_in_progress",
     "tts_rtf",
     "tts_queue_depth",
