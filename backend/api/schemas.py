@@ -84,6 +84,10 @@ class SpeechFields(BaseModel):
     """Bring the loudness to -16 LUFS (EBU R128): exactly for whole files; streams come to it within
     the first second and follow slowly."""
 
+    trim_silence: Annotated[bool, _null_means(False)] = False
+    """Take silence (below -50 dBFS) before and after the speech away, all but 30 ms; pauses inside
+    stay. A stream's pauses are held back until sound follows."""
+
     format: Annotated[
         str, _null_means("wav"), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
     ] = "wav"

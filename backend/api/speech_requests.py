@@ -45,6 +45,7 @@ def speech_request(
         speed=body.speed,
         volume_db=body.volume,
         normalize=body.normalize,
+        trim_silence=body.trim_silence,
         format=body.format,
         sample_rate=body.sample_rate,
         stream=stream,

@@ -32,6 +32,7 @@ class SpeechLedger:
         num_segments: Stretches the text was cut into.
         num_frames: Frames made so far.
         num_samples: Samples made so far, at ``sample_rate``.
+        num_trimmed: Samples of silence that were taken away.
         sample_rate: Of the engine, in Hz.
         speed: How much faster than the engine's the client's sound is.
         ttfa_s: From the start to the first audio byte, once there is one.
@@ -59,6 +60,7 @@ class SpeechLedger:
         self.num_segments = 0
         self.num_frames = 0
         self.num_samples = 0
+        self.num_trimmed = 0
         self.sample_rate: int | None = None
         self.speed = 1.0
         self.ttfa_s: float | None = None
@@ -127,7 +129,8 @@ class SpeechLedger:
     @property
     def audio_s(self) -> float | None:
         """Seconds of speech so far, as the client hears them."""
-        return self.num_samples / self.sample_rate / self.speed if self.sample_rate else None
+        heard = self.num_samples - self.num_trimmed
+        return heard / self.sample_rate / self.speed if self.sample_rate else None
 
     @property
     def rtf(self) -> float | None:

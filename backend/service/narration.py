@@ -259,13 +259,17 @@ class Narrator:
                         raise
                     retry_after_s = error.retry_after_s
                 else:
-                    self._on_chunk()
+                    self._note(first)
                     yield first
                     async for result in results:
-                        self._on_chunk()
+                        self._note(result)
                         yield result
                     return
             await asyncio.sleep(retry_after_s)
+
+    def _note(self, result: AudioChunk | SynthesisSummary) -> None:
+        if isinstance(result, AudioChunk):
+            self._on_chunk()
 
 
 async def _each(segments: Sequence[str] | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:

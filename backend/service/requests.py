@@ -108,6 +108,7 @@ class SpeechRequest:
         volume_db: -20 .. 20 dB louder; 0 changes nothing.
         sample_rate: Hz of the file, 8000..48000 where the format can; None takes the model's.
         normalize: Bring the loudness to -16 LUFS (EBU R128).
+        trim_silence: Take silence before and after the speech away.
         language: ISO 639-1 code of the text's language, which guides where it is cut; None lets
             the text say.
         is_patient: Wait where the queue is full, instead of being refused.
@@ -128,6 +129,7 @@ class SpeechRequest:
     volume_db: float = 0.0
     sample_rate: int | None = None
     normalize: bool = False
+    trim_silence: bool = False
     language: str | None = None
     is_patient: bool = False
 

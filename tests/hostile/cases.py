@@ -105,6 +105,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "sample_rate": (-1, 0, 1, 10**9, "x", 8000.5, []),
     "stream": ("maybe", 5, [], {}),
     "normalize": ("maybe", 5, []),
+    "trim_silence": ("maybe", 5, []),
     "language": ("xx", "english", 5, "../en", []),
     "prompt_text": (5, [], {}, "a transcript without a recording"),
 }

@@ -146,7 +146,14 @@ def test_sampling_option_reaches_the_engine(
 def test_every_field_is_accounted_for_by_a_test():
     # A new field must be added here, and with it a test that it does something.
     tested_elsewhere = {"text", "voice", "prompt_text", "format", "stream"}
-    tested_elsewhere |= {"speed", "volume", "normalize", "sample_rate", "language"}  # below
+    tested_elsewhere |= {
+        "speed",
+        "volume",
+        "normalize",
+        "trim_silence",
+        "sample_rate",
+        "language",
+    }  # below
     assert set(TtsRequest.model_fields) == set(OPTIONS) | tested_elsewhere
 
 
