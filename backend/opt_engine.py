@@ -4,8 +4,8 @@
     text + codes      --prefill, decode_step--> codes, a frame at a time
     codes             --decode_frames--> samples
 
-One thread owns an engine; nothing here locks. This is the plain path: eager, exact, one sequence
-after another. Faster paths must give the same codes and samples.
+One thread owns an engine; nothing here locks. Sequences are stepped together, and each draws what
+it draws alone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from backend.core.contract import FrameChunk, StepResult
-from backend.core.errors import CheckpointMismatchError, GenerationError
+from backend.core.contract import FrameChunk
+from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
-from backend.engine.decode_step import FrameDecoder
-from backend.engine.kv_cache import KVCache
+from backend.engine.compute import choose_compute
+from backend.engine.decode_step import FrameDecoder, FrameSizes
+from backend.engine.kv_store import KVStore
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions, prefill_prompt
-from backend.engine.slots import Slot, SlotPool
+from backend.engine.slots import SlotPool, SlotState
+from backend.engine.stepping import Stepper
 from backend.models.checkpoint import load_dual_ar, revision
 from backend.models.codec.weights import load_codec
 from backend.models.prompt import build_prompt
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from backend.core.contract import StepResult
     from backend.core.settings import Settings
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
@@ -93,22 +96,28 @@ class OptimizedEngine:
         self._chunk_frames = settings.chunk_size
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
-        self._slots = SlotPool(settings.max_slots, self._new_kv)
+        device = precision.device
         num_semantic, num_residual = model.codec.codebook_sizes[:2]
-        model.dual_ar.bind_tokens(
-            model.tokenizer.semantic_begin_id, num_semantic, model.tokenizer.im_end_id
-        )
-        fast_kv = KVCache(
-            config.n_fast_layer,
-            config.fast_n_local_heads,
-            config.num_codebooks,
-            config.fast_head_dim,
-            precision.device,
+        begin_id = model.tokenizer.semantic_begin_id
+        model.dual_ar.bind_tokens(begin_id, num_semantic, model.tokenizer.im_end_id)
+        sizes = FrameSizes(config.num_codebooks, num_semantic, num_residual, begin_id)
+        self._slots = SlotPool(settings.max_slots)
+        self._store = KVStore(
+            config.n_layer,
+            settings.max_slots,
+            config.n_local_heads,
+            self._max_positions,
+            config.head_dim,
+            device,
             precision.dtype,
         )
-        self._decoder = FrameDecoder(
-            model.dual_ar, fast_kv, num_semantic, num_residual, model.tokenizer.semantic_begin_id
+        self._state = SlotState(settings.max_slots, config.num_codebooks, device)
+        compute = choose_compute(model.dual_ar, device, is_fast=settings.cpu_fast_linear)
+        decoder = FrameDecoder(compute.ops, sizes, self._store, self._state)
+        self._stepper = Stepper(
+            decoder.step, self._slots, self._store, num_semantic, compute.batch_sizes
         )
+        self._notes = precision.notes + compute.notes
         self._info = self._describe()
 
     @classmethod
@@ -166,19 +175,20 @@ class OptimizedEngine:
         """
         rows = self._prompt_rows(text, turns)
         slot_idx = self._slots.take()
-        slot = self._slots[slot_idx]
         try:
-            slot.hidden = prefill_prompt(self._model.dual_ar, rows, slot.kv)
+            self._store.set_length(slot_idx, 0)
+            last_row = prefill_prompt(self._model.dual_ar, rows, self._store.view(slot_idx))
+            self._state.begin(slot_idx, last_row, sampling)
         except BaseException:
             self._slots.give_back(slot_idx)
             raise
-        self._begin(slot, sampling)
+        self._slots[slot_idx].sampling = sampling
         return slot_idx
 
     @torch.inference_mode()
     def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
         """Make one frame for each of ``slots``, in their order."""
-        return [self._step_slot(slot_idx) for slot_idx in slots]
+        return self._stepper.step(slots)
 
     @torch.inference_mode()
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
@@ -215,41 +225,8 @@ class OptimizedEngine:
         ]
         return torch.cat(parts).numpy()
 
-    def _step_slot(self, slot_idx: int) -> StepResult:
-        slot = self._slots[slot_idx]
-        if slot.sampling is None:
-            raise GenerationError(f"slot {slot_idx} was opened without a prompt")
-        most = slot.sampling.max_new_tokens or self._max_positions
-        # a drawn frame needs a position of its own once it is read back
-        pending = 0 if slot.pending_row is None else 1
-        if slot.num_frames >= most or slot.kv.length + pending >= self._max_positions:
-            return StepResult(slot_idx, None, hit_limit=True)
-        frame = self._decoder.draw_frame(slot)
-        if frame is None:
-            return StepResult(slot_idx, None)
-        return StepResult(slot_idx, frame.to("cpu", torch.int32).numpy())
-
-    def _begin(self, slot: Slot, sampling: SamplingParams) -> None:
-        device = self._precision.device
-        slot.sampling = sampling
-        slot.generator = torch.Generator(device).manual_seed(sampling.seed)
-        slot.recent = torch.zeros(
-            self._info.num_codebooks, sampling.repetition_window, dtype=torch.int64, device=device
-        )
-
     def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:
         return build_prompt(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
-
-    def _new_kv(self) -> KVCache:
-        config = self._model.dual_ar.config
-        return KVCache(
-            config.n_layer,
-            config.n_local_heads,
-            self._max_positions,
-            config.head_dim,
-            self._precision.device,
-            self._precision.dtype,
-        )
 
     def _describe(self) -> EngineInfo:
         model, codec = self._model, self._model.codec
@@ -264,7 +241,7 @@ class OptimizedEngine:
             device=str(self._precision.device),
             precision=self._precision.name,
             sampling=model.sampling,
-            notes=self._precision.notes,
+            notes=self._notes,
         )
 
 
