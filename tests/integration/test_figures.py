@@ -73,7 +73,7 @@ def test_with_a_card_its_figures_come_with_the_speech(
     client: TestClient, engine: Engine, stream: bool
 ):
     engine.peak_bytes = 3 << 19
-    client.app.state.context.service.metrics.watch_card(Card())  # pyright: ignore[reportFunctionMemberAccess]
+    client.app.state.context.service.metrics.watch_card(Card())  # pyright: ignore
     answer = client.post("/tts", json={**HELLO, "stream": stream})
     assert answer.headers["X-Peak-VRAM-Mb"] == "1.5"
     assert answer.headers["X-GPU-Util-Pct"] == "42"
