@@ -58,7 +58,7 @@ def fake_codes(
     for turn in turns:
         digest.update(turn.text.encode() + turn.codes.tobytes())
     rng = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
-    num_frames = FRAMES_PER_CHARACTER * len(text)
+    num_frames = max(FRAMES_PER_CHARACTER * len(text), sampling.min_new_tokens)
     sizes = np.asarray(info.codebook_sizes)[:, None]
     return rng.integers(0, sizes, (info.num_codebooks, num_frames)).astype(np.int32)
 

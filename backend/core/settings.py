@@ -154,6 +154,10 @@ class Settings(BaseSettings):
     """MiB of memory for the caches of reference codes and of spoken texts, together; the least
     recently used entries go first. 0 turns the caches off."""
 
+    speech_guard: bool = True
+    """Look after speech that goes wrong (endless, stuck in a loop, silent): whole files are made
+    again once with another seed, streams are cut where it begins (finish reason `cut`)."""
+
     # --- limits --------------------------------------------------------------------------------
     max_text_chars: int = Field(default=10000, ge=1, le=1000000)
     """Longest text of a request, in characters."""

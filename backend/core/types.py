@@ -28,6 +28,8 @@ class SamplingParams:
         repetition_penalty: Above 1 makes recent codes less likely, ``(0, 2]``; 1 is off.
         repetition_window: Frames that count as recent.
         max_new_tokens: Most frames to make; 0 means as many as there are positions.
+        min_new_tokens: Frames that are made whatever the model says: before, it cannot end. For
+            measurements, where weights that were never trained have to speak for a known time.
         seed: Fixes the noise of this one request, whatever else runs beside it.
     """
 
@@ -37,6 +39,7 @@ class SamplingParams:
     repetition_penalty: float = 1.1
     repetition_window: int = 16
     max_new_tokens: int = 1024
+    min_new_tokens: int = 0
     seed: int = 0
 
 
@@ -94,6 +97,8 @@ class FinishReason(StrEnum):
     """The model said that it was done."""
     LENGTH = "length"
     """``max_new_tokens`` or the last position was reached."""
+    CUT = "cut"
+    """It went wrong (endless, a loop, silence) and was cut where it did."""
     CODES = "codes"
     """The given codes were all decoded."""
 

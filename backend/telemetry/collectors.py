@@ -50,6 +50,20 @@ class CacheReading(Protocol):
         ...
 
 
+class CardReading(Protocol):
+    """What is known about the card without asking its driver."""
+
+    @property
+    def latest(self) -> GpuReading | None:
+        """The last reading."""
+        ...
+
+    @property
+    def joules(self) -> float | None:
+        """Energy drawn while there was work."""
+        ...
+
+
 class CollectedReadings(Collector):
     """Caches, engine and card, as Prometheus families and as JSON.
 
@@ -57,9 +71,15 @@ class CollectedReadings(Collector):
         caches: How to read each cache, by name.
         engine: How to read the engine, or None before there is one.
         gpu: How to read the card, or None when nobody looks at one.
+        card: What is known about the card, or None when nobody looks at one.
+
+    Args:
+        audio_s: Gives the seconds of speech handed out so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, audio_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._audio_s = audio_s
+        self.card: CardReading | None = None
         self.caches: dict[str, Callable[[], CacheReading]] = {}
         self.engine: Callable[[], EngineStatus] | None = None
         self.gpu: Callable[[], GpuReading] | None = None
@@ -88,6 +108,11 @@ class CollectedReadings(Collector):
             )
         if self.gpu is not None:
             yield from _gpu_families(self.gpu())
+        joules, per_audio_s = self._energy()
+        yield _gauge("tts_energy_joules", "Energy drawn while there was work", joules)
+        yield _gauge(
+            "tts_energy_joules_per_audio_second", "Energy for one second of speech", per_audio_s
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Give ``caches``, ``engine`` and ``gpu`` as plain JSON values."""
@@ -108,7 +133,13 @@ class CollectedReadings(Collector):
                 "last_failure": status.last_failure,
             },
             "gpu": self.gpu().as_json() if self.gpu is not None else None,
+            "energy": dict(zip(("joules", "joules_per_audio_s"), self._energy(), strict=True)),
         }
+
+    def _energy(self) -> tuple[float | None, float | None]:
+        joules = self.card.joules if self.card is not None else None
+        audio_s = self._audio_s()
+        return joules, joules / audio_s if joules is not None and audio_s else None
 
     def _cache_families(self) -> Iterator[Metric]:
         label = ["cache"]

@@ -18,6 +18,12 @@ UNITS = ("_seconds", "_bytes", "_percent", "_watts", "_celsius")
 COUNTED = {
     "tts_requests",
     "tts_errors",
+    "tts_speech_troubles",
+    "tts_recent_rtf",
+    "tts_recent_queue_depth",
+    "tts_recent_batch_size",
+    "tts_energy_joules",
+    "tts_energy_joules_per_audio_second",
     "tts_requests_in_progress",
     "tts_rtf",
     "tts_queue_depth",
