@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from backend.core.errors import (
+    DeadlineExceededError,
     EngineUnavailableError,
     InvalidTextError,
     TTSError,
 )
-from backend.core.types import EngineState, EngineStatus
+from backend.core.types import EngineState, EngineStatus, FinishReason
 from backend.service.bare_codec import decode_codes
 from backend.service.cache import CacheCounters, SemanticCache, VoiceCodesCache, cache_budgets
 from backend.service.emotions import without_unknown_markers
@@ -320,6 +321,8 @@ class SynthesisService:
                 async for piece in pieces:
                     yield piece
             status = RequestStatus.OK
+            if ledger.finish_reason is FinishReason.TIMEOUT:
+                status, error_name = RequestStatus.FAILED, DeadlineExceededError.__name__
         except Exception as error:
             status = RequestStatus.REJECTED if isinstance(error, REFUSALS) else RequestStatus.FAILED
             error_name = type(error).__name__

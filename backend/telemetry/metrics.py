@@ -54,6 +54,7 @@ class Metrics:
         self._errors: Tally[str] = Tally()
         self._in_progress = 0
         self._audio_s = 0.0
+        self._underruns = 0
         self._windows = {name: RollingWindow(window) for name in ("ttfa_s", "rtf", "total_s")}
         self._stage_windows = {stage: RollingWindow(window) for stage in Stage}
         self._readings = CollectedReadings()
@@ -77,6 +78,11 @@ class Metrics:
         )
         self._audio_total = Counter(
             "tts_audio_seconds", "Seconds of speech handed out", registry=registry
+        )
+        self._underruns_total = Counter(
+            "tts_underruns",
+            "Times that listeners of streams ran dry, by the scheduler's clock",
+            registry=registry,
         )
         self._ttfa = Histogram(
             "tts_ttfa_seconds",
@@ -128,6 +134,7 @@ class Metrics:
             self._in_progress -= 1
             self._requests[record.status] += 1
             self._audio_s += record.audio_s or 0.0
+            self._underruns += record.num_underruns or 0
             if record.error is not None:
                 self._errors[record.error] += 1
         self._in_progress_gauge.dec()
@@ -136,6 +143,8 @@ class Metrics:
             self._errors_total.labels(record.error).inc()
         if record.audio_s:
             self._audio_total.inc(record.audio_s)
+        if record.num_underruns:
+            self._underruns_total.inc(record.num_underruns)
         self._observe(self._ttfa, self._windows["ttfa_s"], record.ttfa_s)
         for stage, spent_s in (record.stages_s or {}).items():
             self._observe(self._stages.labels(stage.value), self._stage_windows[stage], spent_s)
@@ -157,6 +166,7 @@ class Metrics:
             by_status = {status.value: self._requests[status] for status in RequestStatus}
             errors = dict(self._errors)
             in_progress, audio_s = self._in_progress, self._audio_s
+            underruns = self._underruns
         return {
             "uptime_s": self._clock() - self._started,
             "requests": {
@@ -166,6 +176,7 @@ class Metrics:
             },
             "errors": errors,
             "audio_s": audio_s,
+            "underruns": underruns,
             "latency": {name: asdict(w.summary()) for name, w in self._windows.items()},
             "stages_s": {s.value: asdict(w.summary()) for s, w in self._stage_windows.items()},
             **self._readings.as_json(),

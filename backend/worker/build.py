@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backend.core.model_location import resolve_model_dir
+from backend.serving.limits import SchedulerLimits
 from backend.worker.thread_client import EngineThread
 
 if TYPE_CHECKING:
@@ -26,4 +27,9 @@ def build_engine_client(settings: Settings) -> EngineClient:
 
         return OptimizedEngine.load(settings, directory)
 
-    return EngineThread(load_engine, settings.chunk_size, settings.max_slots + settings.max_queue)
+    return EngineThread(
+        load_engine,
+        settings.chunk_size,
+        settings.max_slots + settings.max_queue,
+        SchedulerLimits.from_settings(settings),
+    )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from backend.core.contract import Engine
     from backend.core.types import EngineInfo, SynthesisRequest
+    from backend.serving.limits import SchedulerLimits
     from backend.serving.sequence import Listener
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,14 @@ class EngineLoop:
     may be called from any thread at any time, before and after the loop lives, and never blocks.
     """
 
-    def __init__(self, load_engine: Callable[[], Engine], max_chunk_frames: int) -> None:
+    def __init__(
+        self,
+        load_engine: Callable[[], Engine],
+        max_chunk_frames: int,
+        limits: SchedulerLimits | None = None,
+    ) -> None:
         self._load_engine = load_engine
+        self._limits = limits
         self._max_chunk_frames = max_chunk_frames
         self._commands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._post_lock = threading.Lock()
@@ -87,7 +94,9 @@ class EngineLoop:
             self._end()
             return
         self._engine = engine
-        self._scheduler = Scheduler(engine, self._max_chunk_frames, LISTENER_CREDIT)
+        self._scheduler = Scheduler(
+            engine, self._max_chunk_frames, LISTENER_CREDIT, limits=self._limits
+        )
         self._note_status(engine, self._scheduler)
         self.ready.set_result(engine.info)
         self._serve_until_end(engine, self._scheduler)
@@ -124,16 +133,19 @@ class EngineLoop:
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:
         has_work = False
-        while self._obey(wait=not has_work):
+        while self._obey(wait=not has_work, idle_s=scheduler.idle_s):
             has_work = scheduler.step()
             self._note_status(engine, scheduler)
 
-    def _obey(self, *, wait: bool) -> bool:
-        """Run the commands at hand; with ``wait`` sleep until there is one. False means stop."""
-        block = wait
+    def _obey(self, *, wait: bool, idle_s: float | None) -> bool:
+        """Run the commands at hand; False means stop.
+
+        With ``wait`` sleep until there is one, with ``idle_s`` at most so long.
+        """
+        block = wait or idle_s is not None
         while True:
             try:
-                command = self._commands.get(block=block)
+                command = self._commands.get(block=block, timeout=idle_s)
             except queue.Empty:
                 return True
             if command is None:

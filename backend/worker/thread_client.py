@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from backend.core.contract import Engine
     from backend.core.types import EngineInfo, SynthesisRequest, Turn
+    from backend.serving.limits import SchedulerLimits
 
 STOP_TIMEOUT_S = 30.0
 """A step takes far less, a prefill on a slow CPU a few seconds."""
@@ -36,12 +37,17 @@ class EngineThread:
         load_engine: Makes the engine; runs on the engine's thread.
         max_chunk_frames: Largest chunk of audio, in frames.
         max_open: Requests that may be open at once, spoken and waiting together.
+        limits: How work is ordered and what is refused.
     """
 
     def __init__(
-        self, load_engine: Callable[[], Engine], max_chunk_frames: int, max_open: int
+        self,
+        load_engine: Callable[[], Engine],
+        max_chunk_frames: int,
+        max_open: int,
+        limits: SchedulerLimits | None = None,
     ) -> None:
-        self._loop = EngineLoop(load_engine, max_chunk_frames)
+        self._loop = EngineLoop(load_engine, max_chunk_frames, limits)
         self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
         self._max_open = max_open
         self._num_open = 0
