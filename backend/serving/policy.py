@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.serving.cost_model import CostModel
     from backend.serving.sequence import Sequence
 
-MARGIN_FRAMES = 0.25
+MARGIN_FRAMES = 0.5
 """Share of a frame's duration kept in reserve for what predictions miss."""
 
 AHEAD_S = 3.0
@@ -198,26 +198,36 @@ class DeadlinePolicy:
                 and sequence.has_taken_all
             ):
                 due.append((playback.dry_at, sequence))
-        if len(due) < 2:
-            return [sequence for _, sequence in due]
         due.sort(key=itemgetter(0))
         limit_s = min(
             smallest_buffer_s(running, now) - cost.step.predict(num_running) - self._margin_s,
             MAX_CODEC_FRAMES * cost.frame_s,
         )
-        return self._fitting(due, urgent_at, limit_s)
+        can_wait = any(sequence.can_step for sequence in running)
+        return self._fitting(due, urgent_at, limit_s, can_wait=can_wait)
 
     def _fitting(
-        self, due: list[tuple[float, Sequence]], urgent_at: float, limit_s: float
+        self,
+        due: list[tuple[float, Sequence]],
+        urgent_at: float,
+        limit_s: float,
+        *,
+        can_wait: bool,
     ) -> list[Sequence]:
-        """Take the urgent ones and then, in order, as many as the codec can do in ``limit_s``."""
+        """Take the urgent ones and then, in order, as many as the codec can do in ``limit_s``.
+
+        At least one, unless there is other work: with ``can_wait`` a large one waits for its time.
+        """
+        predict = self._cost.codec.predict
         chosen: list[Sequence] = []
-        num_frames = 0
+        total = 0
         for dry_at, sequence in due:
-            num_frames += min(len(sequence.frames), sequence.chunk_frames)
-            if chosen and dry_at > urgent_at and self._cost.codec.predict(num_frames) > limit_s:
-                break
-            chosen.append(sequence)
+            num_frames = min(len(sequence.frames), sequence.chunk_frames)
+            is_urgent = dry_at - predict(num_frames) <= urgent_at
+            fits = predict(total + num_frames) <= limit_s
+            if is_urgent or fits or not (chosen or can_wait):
+                chosen.append(sequence)
+                total += num_frames
         return chosen
 
     def _admission_s(self, sequence: Sequence, num_running: int) -> float:
