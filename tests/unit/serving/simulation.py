@@ -94,7 +94,9 @@ class SimulatedEngine:
         raise NotImplementedError
 
     def open_slot(self) -> int:
-        return min(set(range(self.max_slots)) - set(self.left))
+        slot = min(set(range(self.max_slots)) - set(self.left))
+        self.left[slot] = 0
+        return slot
 
     def prefill(self, text: str, turns: Sequence[Turn], sampling: SamplingParams) -> int:
         positions = 20 + sum(turn.codes.shape[1] for turn in turns)
@@ -142,6 +144,8 @@ class Player:
     num_frames: int = 0
     summary: SynthesisSummary | None = None
     error: Exception | None = None
+
+    def began(self) -> None: ...
 
     def audio(self, chunk: AudioChunk) -> None:
         now, frames = self.clock.now, chunk.codes.shape[1]
@@ -199,7 +203,8 @@ class Room:
         player = Player(self.scheduler, self.clock, name, arrival.at, arrival.takes)
         self.players.append(player)
         turn = Turn("", np.zeros((2, arrival.voice_frames), dtype=np.int32))
-        request = SynthesisRequest(name, str(arrival.frames), (turn,), stream=arrival.stream)
+        text = str(arrival.frames).ljust(int(arrival.frames / 1.5))  # as long as it should be
+        request = SynthesisRequest(name, text, (turn,), stream=arrival.stream)
         self.scheduler.submit(request, player)
         return player
 
