@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.core.errors import OverloadedError
+from backend.serving.policy import FILE_STEP_S
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from backend.serving.limits import SchedulerLimits
     from backend.serving.sequence import Sequence
 
-MAX_SHARE = 0.95
+MAX_SHARE = 0.9
 """Of the time, that keeping all listeners supplied may take: the rest is for prefills."""
 
 MIN_SPARE = 0.05
@@ -88,9 +89,11 @@ def forecast(
     num_behind = len(running) + len(ahead) + 1 - max_slots
     slot_s = _slot_wait_s(lasting_s, [s.num_expected * round_s for s in ahead], num_behind)
     ttfa_s = slot_s + prefill_s + (len(ahead) + 1) * round_s
+    # one that stands back for others goes on at the pace of its listener, a file slower still
+    pace_s = FILE_STEP_S if sequence.playback is None else cost.frame_s
     return Forecast(
         ttfa_s=ttfa_s,
-        total_s=ttfa_s + sequence.num_expected * cost.round_s(max_slots),
+        total_s=ttfa_s + sequence.num_expected * max(pace_s, cost.round_s(max_slots)),
         share=cost.sustained_s(streams + 1) / cost.frame_s,
         retry_after_s=lasting_s[0] if lasting_s else 0.0,
         is_idle=not waiting and not running,
