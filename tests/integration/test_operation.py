@@ -140,7 +140,7 @@ def test_pages_of_allowed_origins_may_read_the_figures(client: TestClient):
     allowed = client.post("/tts", json=HELLO, headers={"Origin": "http://localhost:7860"})
     assert allowed.headers["Access-Control-Allow-Origin"] == "http://localhost:7860"
     exposed = allowed.headers["Access-Control-Expose-Headers"].split(", ")
-    assert exposed == [*SPEECH_HEADERS, "Retry-After"]
+    assert exposed == [*SPEECH_HEADERS, "Retry-After", "X-Predicted-TTFA-Ms"]
     sent = {name for name in allowed.headers if name.lower().startswith("x-")}
     assert sent - {"x-accel-buffering"} <= {name.lower() for name in SPEECH_HEADERS}
     refused = client.get("/health", headers={"Origin": "http://evil.example"})
