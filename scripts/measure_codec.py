@@ -194,7 +194,6 @@ def measure_whole(args: argparse.Namespace, device: torch.device) -> dict[str, A
             lambda: codec.decode_frames(on_device), args.repeats, device
         ),
     }
-    del codec, decoder
     encoder = make_codec(args, "encode", torch.float32)
     samples = torch.randn(1, round(args.seconds * encoder.sample_rate)).mul_(0.1).to(device)
     chunk_frames = 256 if device.type == "cuda" else 64
