@@ -4,40 +4,45 @@
     text + codes      --prefill, decode_step--> codes, a frame at a time
     codes             --decode_frames--> samples
 
-One thread owns an engine; nothing here locks. This is the plain path: eager, exact, one sequence
-after another. Faster paths must give the same codes and samples.
+One thread owns an engine; nothing here locks. Sequences are stepped together, and each draws what
+it draws alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from backend.core.contract import FrameChunk, StepResult
-from backend.core.errors import CheckpointMismatchError, GenerationError
+from backend.core.contract import FrameChunk
+from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.codec_setup import choose_codec_setup
-from backend.engine.decode_step import FrameDecoder
-from backend.engine.kv_cache import KVCache
+from backend.engine.decode_step import FrameSizes
+from backend.engine.kv_store import KVStore
+from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions, prefill_prompt
-from backend.engine.slots import Slot, SlotPool
+from backend.engine.slots import SlotPool, SlotState
+from backend.engine.stepping import Stepper
+from backend.engine.steps import choose_steps
 from backend.models.checkpoint import load_dual_ar, revision
+from backend.models.nf4_kernels import use_nf4_kernels
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from backend.core.contract import StepResult
     from backend.core.settings import Settings
     from backend.engine.codec_setup import CodecSetup
     from backend.engine.encode_reference import ReferenceEncoder
@@ -59,6 +64,8 @@ class LoadedModel:
         codec: Codes to samples.
         encoder: Samples to codes.
         sampling: The checkpoint's defaults.
+        notes: How quantized weights are multiplied, where that is worth knowing.
+        memory_plan: Bytes by part, if they were planned.
     """
 
     name: str
@@ -68,10 +75,17 @@ class LoadedModel:
     codec: Codec
     encoder: ReferenceEncoder
     sampling: SamplingParams
+    notes: tuple[str, ...] = ()
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def load(
-        cls, name: str, directory: Path, precision: Precision, codec_setup: CodecSetup
+        cls,
+        name: str,
+        directory: Path,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        memory_plan: Mapping[str, int] | None = None,
     ) -> LoadedModel:
         """Load a model directory of either form.
 
@@ -79,12 +93,20 @@ class LoadedModel:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
         tokenizer = Tokenizer.from_directory(directory)
-        dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
+        dual_ar = load_dual_ar(
+            directory, precision.device, precision.dtype, quantization=precision.quantization
+        )
         codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
         encoder = codec_setup.reference_encoder(directory)
         sampling = read_sampling_defaults(directory)
-        return cls(name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling)
+        notes: tuple[str, ...] = ()
+        if precision.quantization == "nf4":
+            notes = (use_nf4_kernels(dual_ar, precision.device, precision.dtype),)
+        return cls(
+            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling, notes,
+            memory_plan or {},
+        )  # fmt: skip
 
 
 class OptimizedEngine:
@@ -107,22 +129,30 @@ class OptimizedEngine:
         self._streams = codec_setup.stream_decoder(model.codec, settings.max_slots)
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
-        self._slots = SlotPool(settings.max_slots, self._new_kv)
+        device = precision.device
         num_semantic, num_residual = model.codec.codebook_sizes[:2]
-        model.dual_ar.bind_tokens(
-            model.tokenizer.semantic_begin_id, num_semantic, model.tokenizer.im_end_id
-        )
-        fast_kv = KVCache(
-            config.n_fast_layer,
-            config.fast_n_local_heads,
-            config.num_codebooks,
-            config.fast_head_dim,
-            precision.device,
+        begin_id = model.tokenizer.semantic_begin_id
+        model.dual_ar.bind_tokens(begin_id, num_semantic, model.tokenizer.im_end_id)
+        sizes = FrameSizes(config.num_codebooks, num_semantic, num_residual, begin_id)
+        self._slots = SlotPool(settings.max_slots)
+        self._store = KVStore(
+            config.n_layer,
+            settings.max_slots,
+            config.n_local_heads,
+            self._max_positions,
+            config.head_dim,
+            device,
             precision.dtype,
         )
-        self._decoder = FrameDecoder(
-            model.dual_ar, fast_kv, num_semantic, num_residual, model.tokenizer.semantic_begin_id
-        )
+        self._state = SlotState(settings.max_slots, config.num_codebooks, device)
+        self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
+        self._stepper = Stepper(
+            self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
+            self._steps.bound_of,
+        )  # fmt: skip
+        self._notes = (
+            *precision.notes, *model.notes, *self._steps.notes, *codec_setup.notes,
+        )  # fmt: skip
         self._info = self._describe()
 
     @classmethod
@@ -135,7 +165,9 @@ class OptimizedEngine:
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
         codec_setup = choose_codec_setup(settings, precision.device)
-        model = LoadedModel.load(settings.model, directory, precision, codec_setup)
+        plan = plan_for(settings, precision, directory)
+        require_fit(plan, settings.memory_budget_mb, precision.device)
+        model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
         return cls(model, precision, codec_setup, settings)
 
     @property
@@ -155,6 +187,7 @@ class OptimizedEngine:
             codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
         turn = Turn(WARM_UP_TEXT, codes)
         self._streams.warm_up()
+        self._steps.warm_up(self.max_slots)
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
@@ -182,19 +215,20 @@ class OptimizedEngine:
         """
         rows = self._prompt_rows(text, turns)
         slot_idx = self._slots.take()
-        slot = self._slots[slot_idx]
         try:
-            slot.hidden = prefill_prompt(self._model.dual_ar, rows, slot.kv)
+            self._store.set_length(slot_idx, 0)
+            last_row = prefill_prompt(self._model.dual_ar, rows, self._store.view(slot_idx))
+            self._state.begin(slot_idx, last_row, sampling)
         except BaseException:
             self._slots.give_back(slot_idx)
             raise
-        self._begin(slot, sampling)
+        self._slots[slot_idx].sampling = sampling
         return slot_idx
 
     @torch.inference_mode()
     def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
         """Make one frame for each of ``slots``, in their order."""
-        return [self._step_slot(slot_idx) for slot_idx in slots]
+        return self._stepper.step(slots)
 
     @torch.inference_mode()
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
@@ -223,47 +257,14 @@ class OptimizedEngine:
         """Free the slots; the weights go with the object."""
         self._slots.clear()
 
-    def _step_slot(self, slot_idx: int) -> StepResult:
-        slot = self._slots[slot_idx]
-        if slot.sampling is None:
-            raise GenerationError(f"slot {slot_idx} was opened without a prompt")
-        most = slot.sampling.max_new_tokens or self._max_positions
-        # a drawn frame needs a position of its own once it is read back
-        pending = 0 if slot.pending_row is None else 1
-        if slot.num_frames >= most or slot.kv.length + pending >= self._max_positions:
-            return StepResult(slot_idx, None, hit_limit=True)
-        frame = self._decoder.draw_frame(slot)
-        if frame is None:
-            return StepResult(slot_idx, None)
-        return StepResult(slot_idx, frame.to("cpu", torch.int32).numpy())
-
-    def _begin(self, slot: Slot, sampling: SamplingParams) -> None:
-        device = self._precision.device
-        slot.sampling = sampling
-        slot.generator = torch.Generator(device).manual_seed(sampling.seed)
-        slot.recent = torch.zeros(
-            self._info.num_codebooks, sampling.repetition_window, dtype=torch.int64, device=device
-        )
-
     def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:
         return build_prompt(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
-
-    def _new_kv(self) -> KVCache:
-        config = self._model.dual_ar.config
-        return KVCache(
-            config.n_layer,
-            config.n_local_heads,
-            self._max_positions,
-            config.head_dim,
-            self._precision.device,
-            self._precision.dtype,
-        )
 
     def _describe(self) -> EngineInfo:
         model, codec = self._model, self._model.codec
         return EngineInfo(
             model=model.name,
-            revision=_short_hash(f"{model.revision} {self._precision.name}"),
+            revision=_short_hash(f"{model.revision} {self._precision.format_name}"),
             sample_rate=codec.sample_rate,
             frame_length=codec.frame_length,
             codebook_sizes=tuple(codec.codebook_sizes),
@@ -272,7 +273,9 @@ class OptimizedEngine:
             device=str(self._precision.device),
             precision=self._precision.name,
             sampling=model.sampling,
-            notes=(*self._precision.notes, *self._codec_setup.notes),
+            notes=self._notes,
+            quantization=self._precision.quantization,
+            memory_plan=model.memory_plan,
         )
 
 

@@ -95,12 +95,19 @@ class Settings(BaseSettings):
     codec_fused: bool = True
     """Use the codec's own Triton kernels where Triton is installed. No effect on a CPU."""
 
+    fused_kernels: bool = True
+    """Run the transformer's decode step in the project's own Triton kernels where Triton is
+    installed and the card's compute capability is 8.0 or above. No effect on a CPU."""
+
     cuda_graphs: bool = True
     """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts
     each kernel by itself, which is slower and needs less memory. No effect on a CPU."""
 
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights with fewer bits. Only `none` is built so far; `int8` and `nf4` stop the start."""
+    """Weights of the transformer's linear layers with fewer bits: `int8` halves them against bf16
+    (at most 1 % error a layer), `nf4` takes a quarter (at most 10 %). Plain checkpoints are
+    quantized while they load; one saved by `scripts/convert_checkpoint.py --quantize` needs the
+    same value here. On a CPU they save memory; time is saved by `int8` with bf16 alone."""
 
     enable_torch_compile: bool = False
     """Compile the transformer with torch.compile. Not built so far: `true` stops the start."""
@@ -108,6 +115,11 @@ class Settings(BaseSettings):
     cpu_threads: int = Field(default=0, ge=0, le=256)
     """Threads for the model's work on a CPU. 0 takes all cores but one, at most 8: they wait
     for each other by spinning, so with no core left for others everything slows down."""
+
+    cpu_fast_linear: bool = True
+    """On a CPU: keep the transformer's weights packed in float16 for decode steps, where the
+    checkpoint's weights are exactly that (products and sums stay float32). Two to three times as
+    fast; where it cannot be used, /health says why. `false` uses plain PyTorch layers."""
 
     # --- size and memory -----------------------------------------------------------------------
     max_seq_len: int = Field(default=4096, ge=256, le=32768)
@@ -120,6 +132,11 @@ class Settings(BaseSettings):
 
     max_queue: int = Field(default=64, ge=0, le=10000)
     """Requests that may wait; one more gets 429 with Retry-After."""
+
+    memory_budget_mb: int = Field(default=0, ge=0, le=16777216)
+    """MiB that weights, slots and working memory may take together, on the card or, with
+    `DEVICE=cpu`, in the host. 0: 90 % of what is free at the start. A plan that does not fit stops
+    the start and says which settings would."""
 
     chunk_size: int = Field(default=32, ge=1, le=512)
     """Most frames of a request that the codec decodes in one go (46 ms a frame for S1-mini). Bounds

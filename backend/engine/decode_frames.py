@@ -30,8 +30,8 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 FRAME_BUCKETS = (1, 2, 4, 8, 16, 32)
 """Frames of a piece under CUDA graphs: the ramp of a stream's chunks."""
 MOST_FRAMES_AT_ONCE = 128
-"""Frames of all streams of a batch together. The last layers of S1-mini hold 96 channels per
-sample: 128 frames are 50 MB a tensor in half precision, and a large card is busy with them."""
+"""Frames of all streams of a batch together. The last layers of S1-mini hold 96 channels a sample:
+128 frames are 50 MB a tensor in half precision, and a large card is busy with them."""
 FIRST_POSITIONS = 8192
 """Frames of a stream there is room for from the beginning (six minutes of S1-mini); longer streams
 make the table grow."""

@@ -1,7 +1,7 @@
 """Recordings to codes: the half of the codec that a server needs now and then.
 
-It is over half of S1-mini's codec (0.8 GB in float32), and a server whose voices are encoded
-already never needs it: a large one is loaded when the first recording comes.
+It is over half of S1-mini's codec (0.8 GB in float32), and a server whose voices are all encoded
+never needs it: a large one is loaded when the first recording comes.
 """
 
 from __future__ import annotations

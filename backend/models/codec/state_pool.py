@@ -1,8 +1,8 @@
 """The carried state of many streams in a few tensors: rows are gathered, advanced, put back.
 
-A decoder of S1-mini carries some fifty tensors per stream. Kept side by side in one row of one
-large tensor per dtype, the rows of any set of streams come and go with one copy each way, and the
-set is named by a tensor of row numbers: nothing on the host decides what a kernel touches, so the whole
+A decoder of S1-mini carries some fifty tensors a stream. Kept side by side in one row of one large
+tensor per dtype, the rows of any set of streams come and go with one copy each way, and the set is
+named by a tensor of row numbers: nothing on the host decides what a kernel touches, so the whole
 step can be captured once as a CUDA graph and replayed for other streams.
 """
 

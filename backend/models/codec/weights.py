@@ -154,6 +154,13 @@ def read_codec(
     return config, fold_weight_norm(wanted)
 
 
+def read_codec_config(file: Path) -> CodecConfig:
+    """Sizes of the codec in ``file``; reads no weights. Errors as in ``read_codec``."""
+    if file.suffix != ".safetensors":
+        return S1_MINI
+    return _stored_config(file, read_tensor_file(file).metadata.get(CONFIG_KEY))
+
+
 def save_codec(
     file: Path,
     config: CodecConfig,
