@@ -11,6 +11,7 @@ import torch
 from backend.core.errors import ConfigurationError
 from backend.core.settings import read_settings
 from backend.engine import memory
+from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.host_memory import (
     available_host_bytes,
     container_available,
@@ -58,10 +59,10 @@ def test_weights_and_slots_are_those_of_the_loaded_model(quantization: str, prec
     values = {"quantization": quantization, "mixed_precision": precision, "max_seq_len": 512}
     settings = read_settings(None, device="cpu", **values)
     chosen = choose_precision(settings)
-    model = LoadedModel.load("pocket", POCKET, chosen)
+    model = LoadedModel.load("pocket", POCKET, chosen, choose_codec_setup(settings, chosen.device))
     plan = plan_for(settings, chosen, POCKET)
     assert plan.weight_bytes == held_bytes(model.dual_ar)
-    assert plan.codec_bytes == sum(p.numel() * p.element_size() for p in model.codec.parameters())
+    assert plan.codec_bytes == held_bytes(model.codec) + model.encoder.num_bytes
     state = model.codec.new_decode_state(1)
     state_bytes = sum(value.numel() * value.element_size() for value in state.tensors())
     assert plan.slot_bytes == 512 * plan.kv_bytes_per_position + state_bytes
