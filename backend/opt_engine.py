@@ -25,12 +25,13 @@ from backend.engine.decode_step import FrameDecoder, FrameSizes
 from backend.engine.kv_store import KVStore
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
-from backend.engine.prefill import max_prompt_positions, prefill_prompt
+from backend.engine.prefill import max_prompt_positions
+from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
 from backend.models.checkpoint import load_dual_ar, revision
 from backend.models.codec.weights import load_codec
-from backend.models.prompt import build_prompt
+from backend.models.prompt import build_prompt, turn_ends
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -42,10 +43,13 @@ if TYPE_CHECKING:
 
     from backend.core.contract import StepResult
     from backend.core.settings import Settings
+    from backend.core.types import CacheCounters
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
 WARM_UP_TEXT = "Hello."
+PREFIXES = "prefix_kv"
+"""Name of the cache of known prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class OptimizedEngine:
             precision.dtype,
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
+        self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
         compute = choose_compute(model.dual_ar, device, is_fast=settings.cpu_fast_linear)
         decoder = FrameDecoder(compute.ops, sizes, self._store, self._state)
         self._stepper = Stepper(
@@ -150,6 +155,7 @@ class OptimizedEngine:
             self.decode_step([slot])
         self.decode_frames([FrameChunk(slot, turn.codes)])
         self.release(slot)
+        self._prefixes.reset()
 
     @torch.inference_mode()
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -177,7 +183,13 @@ class OptimizedEngine:
         slot_idx = self._slots.take()
         try:
             self._store.set_length(slot_idx, 0)
-            last_row = prefill_prompt(self._model.dual_ar, rows, self._store.view(slot_idx))
+            last_row = prefill_with_prefixes(
+                self._model.dual_ar,
+                rows,
+                turn_ends(self._model.tokenizer, turns),
+                self._store.view(slot_idx),
+                self._prefixes,
+            )
             self._state.begin(slot_idx, last_row, sampling)
         except BaseException:
             self._slots.give_back(slot_idx)
@@ -209,8 +221,17 @@ class OptimizedEngine:
             return None, None
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        """What the cache of known prompts holds and has done."""
+        return {PREFIXES: self._prefixes.counters}
+
+    def clear_caches(self) -> dict[str, int]:
+        """Forget known prompts; gives the entries dropped."""
+        return {PREFIXES: self._prefixes.clear()}
+
     def close(self) -> None:
         """Free the slots; the weights go with the object."""
+        self._prefixes.clear()
         self._slots.clear()
 
     def _decode_chunk(self, chunk: FrameChunk) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from backend.core.types import (
         AudioChunk,
+        CacheCounters,
         EngineInfo,
         EngineStatus,
         SamplingParams,
@@ -120,6 +121,14 @@ class Engine(Protocol):
 
     def memory_bytes(self) -> tuple[int | None, int | None]:
         """Device memory now and at its peak, or None where the device does not tell."""
+        ...
+
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        """What the engine's own caches hold and have done, by name."""
+        ...
+
+    def clear_caches(self) -> dict[str, int]:
+        """Empty the engine's own caches; gives the entries dropped, by name."""
         ...
 
     def close(self) -> None:

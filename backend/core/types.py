@@ -158,6 +158,18 @@ class EngineInfo:
         return self.sample_rate / self.frame_length
 
 
+@dataclass(frozen=True, slots=True)
+class CacheCounters:
+    """What a cache holds and has done since the start."""
+
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    size_bytes: int
+    budget_bytes: int
+
+
 class EngineState(StrEnum):
     """What the engine is doing, for ``/health``."""
 
@@ -179,6 +191,7 @@ class EngineStatus:
         max_running: Slots.
         memory_bytes: Device memory in use, or None where the device does not tell.
         peak_memory_bytes: The most so far, or None.
+        caches: The engine's own caches by name.
     """
 
     state: EngineState
@@ -188,3 +201,4 @@ class EngineStatus:
     max_running: int = 0
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    caches: dict[str, CacheCounters] = field(default_factory=dict[str, CacheCounters])

@@ -21,7 +21,7 @@ from backend.core.errors import (
 )
 from backend.core.types import EngineState, EngineStatus
 from backend.service.bare_codec import decode_codes
-from backend.service.cache import CacheCounters, SemanticCache, VoiceCodesCache, cache_budgets
+from backend.service.cache import SemanticCache, VoiceCodesCache, cache_budgets
 from backend.service.emotions import without_unknown_markers
 from backend.service.files import plan_file, streamed_file, whole_file
 from backend.service.languages import abbreviations_of, checked_language
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from backend.core.contract import EngineClient
     from backend.core.settings import Settings
-    from backend.core.types import EngineInfo
+    from backend.core.types import CacheCounters, EngineInfo
     from backend.service.cpu_pool import CpuPool
     from backend.service.voices import VoiceLibrary
 
