@@ -11,7 +11,7 @@ it draws alone.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,22 +20,24 @@ import torch
 from backend.core.contract import FrameChunk
 from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
-from backend.engine.compute import choose_compute
-from backend.engine.decode_step import FrameDecoder, FrameSizes
+from backend.engine.codec_setup import choose_codec_setup
+from backend.engine.decode_step import FrameSizes
 from backend.engine.kv_store import KVStore
+from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions
 from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
+from backend.engine.steps import choose_steps
 from backend.models.checkpoint import load_dual_ar, revision
-from backend.models.codec.weights import load_codec
+from backend.models.nf4_kernels import use_nf4_kernels
 from backend.models.prompt import build_prompt, turn_ends
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from backend.core.contract import StepResult
     from backend.core.settings import Settings
     from backend.core.types import CacheCounters
+    from backend.engine.codec_setup import CodecSetup
+    from backend.engine.encode_reference import ReferenceEncoder
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
@@ -61,8 +65,11 @@ class LoadedModel:
         revision: Changes with the files.
         tokenizer: Text to token ids.
         dual_ar: Text and codes to codes.
-        codec: Codes to samples and back.
+        codec: Codes to samples.
+        encoder: Samples to codes.
         sampling: The checkpoint's defaults.
+        notes: How quantized weights are multiplied, where that is worth knowing.
+        memory_plan: Bytes by part, if they were planned.
     """
 
     name: str
@@ -70,21 +77,40 @@ class LoadedModel:
     tokenizer: Tokenizer
     dual_ar: DualAR
     codec: Codec
+    encoder: ReferenceEncoder
     sampling: SamplingParams
+    notes: tuple[str, ...] = ()
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
-    def load(cls, name: str, directory: Path, precision: Precision) -> LoadedModel:
+    def load(
+        cls,
+        name: str,
+        directory: Path,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        memory_plan: Mapping[str, int] | None = None,
+    ) -> LoadedModel:
         """Load a model directory of either form.
 
         Raises:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
         tokenizer = Tokenizer.from_directory(directory)
-        dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
-        codec = load_codec(directory, precision.device, torch.float32)
+        dual_ar = load_dual_ar(
+            directory, precision.device, precision.dtype, quantization=precision.quantization
+        )
+        codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
+        encoder = codec_setup.reference_encoder(directory)
         sampling = read_sampling_defaults(directory)
-        return cls(name, revision(directory), tokenizer, dual_ar, codec, sampling)
+        notes: tuple[str, ...] = ()
+        if precision.quantization == "nf4":
+            notes = (use_nf4_kernels(dual_ar, precision.device, precision.dtype),)
+        return cls(
+            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling, notes,
+            memory_plan or {},
+        )  # fmt: skip
 
 
 class OptimizedEngine:
@@ -94,10 +120,17 @@ class OptimizedEngine:
     the one thread that owns the engine.
     """
 
-    def __init__(self, model: LoadedModel, precision: Precision, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        settings: Settings,
+    ) -> None:
         self._model = model
         self._precision = precision
-        self._chunk_frames = settings.chunk_size
+        self._codec_setup = codec_setup
+        self._streams = codec_setup.stream_decoder(model.codec, settings.max_slots)
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
         device = precision.device
@@ -117,12 +150,14 @@ class OptimizedEngine:
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
         self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
-        compute = choose_compute(model.dual_ar, device, is_fast=settings.cpu_fast_linear)
-        decoder = FrameDecoder(compute.ops, sizes, self._store, self._state)
+        self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
         self._stepper = Stepper(
-            decoder.step, self._slots, self._store, num_semantic, compute.batch_sizes
-        )
-        self._notes = precision.notes + compute.notes
+            self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
+            self._steps.bound_of,
+        )  # fmt: skip
+        self._notes = (
+            *precision.notes, *model.notes, *self._steps.notes, *codec_setup.notes,
+        )  # fmt: skip
         self._info = self._describe()
 
     @classmethod
@@ -134,7 +169,11 @@ class OptimizedEngine:
         """
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
-        return cls(LoadedModel.load(settings.model, directory, precision), precision, settings)
+        codec_setup = choose_codec_setup(settings, precision.device)
+        plan = plan_for(settings, precision, directory)
+        require_fit(plan, settings.memory_budget_mb, precision.device)
+        model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
+        return cls(model, precision, codec_setup, settings)
 
     @property
     def info(self) -> EngineInfo:
@@ -148,8 +187,12 @@ class OptimizedEngine:
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first request does not pay for first calls."""
-        samples = np.zeros(self._info.frame_length * 2, dtype=np.float32)
-        turn = Turn(WARM_UP_TEXT, self.encode_reference(samples))
+        codes = np.zeros((self._info.num_codebooks, 2), dtype=np.int32)
+        if self._model.encoder.is_loaded:  # a large one waits until a recording comes
+            codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
+        turn = Turn(WARM_UP_TEXT, codes)
+        self._streams.warm_up()
+        self._steps.warm_up(self.max_slots)
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
@@ -157,12 +200,9 @@ class OptimizedEngine:
         self.release(slot)
         self._prefixes.reset()
 
-    @torch.inference_mode()
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
-        on_device = torch.tensor(samples, device=self._precision.device)[None]
-        codes = self._model.codec.encode_reference(on_device)[0]
-        return codes.to("cpu", torch.int32).numpy()
+        return self._model.encoder.encode(samples)
 
     def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         """Positions that a prompt of ``turns`` and then ``text`` takes."""
@@ -206,13 +246,17 @@ class OptimizedEngine:
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 
-        The codec sees at most ``CHUNK_SIZE`` frames at a time; the samples do not depend on it.
+        The codec sees at most ``CHUNK_SIZE`` frames of a slot at a time, and slots with equally
+        many together; the samples depend on neither.
         """
-        return [self._decode_chunk(chunk) for chunk in chunks]
+        for chunk in chunks:
+            self._slots[chunk.slot]  # a slot that is not taken is an error
+        return self._streams.decode(chunks)
 
     def release(self, slot: int) -> None:
         """Give a slot back."""
         self._slots.give_back(slot)
+        self._streams.release(slot)
 
     def memory_bytes(self) -> tuple[int | None, int | None]:
         """Device memory now and at its peak; None on a CPU."""
@@ -234,18 +278,6 @@ class OptimizedEngine:
         self._prefixes.clear()
         self._slots.clear()
 
-    def _decode_chunk(self, chunk: FrameChunk) -> NDArray[np.float32]:
-        room, codec = self._slots[chunk.slot], self._model.codec
-        if room.codec_state is None:
-            room.codec_state = codec.new_decode_state(1)
-        device = self._precision.device
-        on_device = torch.tensor(chunk.codes, dtype=torch.int64, device=device)[None]
-        parts = [
-            codec.decode_stream(part, room.codec_state)[0].to("cpu")
-            for part in on_device.split(self._chunk_frames, dim=2)
-        ]
-        return torch.cat(parts).numpy()
-
     def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:
         return build_prompt(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
 
@@ -253,7 +285,7 @@ class OptimizedEngine:
         model, codec = self._model, self._model.codec
         return EngineInfo(
             model=model.name,
-            revision=_short_hash(f"{model.revision} {self._precision.name}"),
+            revision=_short_hash(f"{model.revision} {self._precision.format_name}"),
             sample_rate=codec.sample_rate,
             frame_length=codec.frame_length,
             codebook_sizes=tuple(codec.codebook_sizes),
@@ -263,6 +295,8 @@ class OptimizedEngine:
             precision=self._precision.name,
             sampling=model.sampling,
             notes=self._notes,
+            quantization=self._precision.quantization,
+            memory_plan=model.memory_plan,
         )
 
 

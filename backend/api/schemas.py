@@ -195,11 +195,15 @@ class HealthResponse(BaseModel):
     model: str
     device: str
     precision: str
+    quantization: str
+    """Of the transformer's linear layers: `none`, `int8` or `nf4`."""
     sample_rate: int | None
     notes: list[str]
     """What differs from what the settings asked for."""
     queue: QueueResponse
     memory_bytes: int | None
+    memory_plan: dict[str, int]
+    """Bytes by part (`weights`, `codec`, `slots`, `workspace`), as planned at the start."""
     gpus: list[GpuResponse]
     version: str
     uptime_s: float

@@ -85,10 +85,29 @@ class Settings(BaseSettings):
 
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the transformer. `auto`: bf16 on cards of compute capability 8.0 and
-    above, fp16 on older cards, fp32 on a CPU. The codec stays in fp32."""
+    above, fp16 on older cards, fp32 on a CPU. The codec has a setting of its own."""
+
+    codec_precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Number format in which the codec makes samples. `auto`: fp16 on a card, fp32 on a CPU. The
+    layers that make the sound itself, and the whole encoder of recordings, are fp32 always; with
+    `fp32` their convolutions do without TF32 too."""
+
+    codec_fused: bool = True
+    """Use the codec's own Triton kernels where Triton is installed. No effect on a CPU."""
+
+    fused_kernels: bool = True
+    """Run the transformer's decode step in the project's own Triton kernels where Triton is
+    installed and the card's compute capability is 8.0 or above. No effect on a CPU."""
+
+    cuda_graphs: bool = True
+    """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts
+    each kernel by itself, which is slower and needs less memory. No effect on a CPU."""
 
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights with fewer bits. Only `none` is built so far; `int8` and `nf4` stop the start."""
+    """Weights of the transformer's linear layers with fewer bits: `int8` halves them against bf16
+    (at most 1 % error a layer), `nf4` takes a quarter (at most 10 %). Plain checkpoints are
+    quantized while they load; one saved by `scripts/convert_checkpoint.py --quantize` needs the
+    same value here. On a CPU they save memory; time is saved by `int8` with bf16 alone."""
 
     enable_torch_compile: bool = False
     """Compile the transformer with torch.compile. Not built so far: `true` stops the start."""
@@ -114,9 +133,19 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=64, ge=0, le=10000)
     """Requests that may wait; one more gets 429 with Retry-After."""
 
+    memory_budget_mb: int = Field(default=0, ge=0, le=16777216)
+    """MiB that weights, slots and working memory may take together, on the card or, with
+    `DEVICE=cpu`, in the host. 0: 90 % of what is free at the start. A plan that does not fit stops
+    the start and says which settings would."""
+
     chunk_size: int = Field(default=32, ge=1, le=512)
-    """Most frames the codec decodes in one go (46 ms a frame for S1-mini). Bounds the codec's
-    memory, and the size of the chunks of a stream once it runs."""
+    """Most frames of a request that the codec decodes in one go (46 ms a frame for S1-mini). Bounds
+    the codec's memory, and the size of the chunks of a stream once it runs. CUDA graphs are made
+    for up to 32."""
+
+    codec_batching: bool = True
+    """Decode the chunks of several requests together. The samples are the same either way; `false`
+    decodes one request after another."""
 
     num_streams: int = Field(default=1, ge=1, le=1)
     """CUDA streams. Only 1 is built so far."""

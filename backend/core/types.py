@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -133,6 +135,9 @@ class EngineInfo:
         precision: Storage and matrix type: ``fp32``, ``bf16`` or ``fp16``.
         sampling: The checkpoint's own defaults.
         notes: One line for each thing that differs from what the settings asked for.
+        quantization: Of the transformer's linear layers: ``none``, ``int8`` or ``nf4``.
+        memory_plan: Bytes by part (``weights``, ``codec``, ``slots``, ``workspace``), as planned at
+            the start; empty where nothing was planned.
     """
 
     model: str
@@ -146,6 +151,8 @@ class EngineInfo:
     precision: str
     sampling: SamplingParams
     notes: tuple[str, ...] = ()
+    quantization: str = "none"
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def num_codebooks(self) -> int:

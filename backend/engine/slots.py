@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.core.types import SamplingParams
-    from backend.models.codec.state import DecodeState
 
 MAX_REPETITION_WINDOW = 64
 """Most frames that can count as recent; every slot keeps this many."""
@@ -83,18 +82,16 @@ class Slot:
     """What the host knows of one sequence.
 
     Attributes:
-        codec_state: What the streaming codec carries over; made at the first decode.
         sampling: How codes are drawn; None in a slot opened for the codec alone.
         num_frames: Frames drawn.
     """
 
-    codec_state: DecodeState | None = None
     sampling: SamplingParams | None = None
     num_frames: int = 0
 
     def clear(self) -> None:
         """Forget the sequence."""
-        self.codec_state = self.sampling = None
+        self.sampling = None
         self.num_frames = 0
 
 

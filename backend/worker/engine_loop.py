@@ -180,4 +180,5 @@ class EngineLoop:
             max_running=engine.max_slots,
             memory_bytes=memory_bytes,
             peak_memory_bytes=peak_bytes,
+            caches=engine.cache_counters(),
         )

@@ -194,7 +194,7 @@ def test_a_codec_of_another_model_is_refused(tmp_path: Path):
         OptimizedEngine.load(settings_of(), tmp_path)
 
 
-@pytest.mark.parametrize("setting", [{"quantization": "int8"}, {"enable_torch_compile": True}])
+@pytest.mark.parametrize("setting", [{"enable_torch_compile": True}])
 def test_what_is_not_built_is_refused_by_name(setting: dict[str, object]):
     with pytest.raises(SettingsError, match=next(iter(setting)).upper()):
         load(**setting)
