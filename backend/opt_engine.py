@@ -26,13 +26,14 @@ from backend.engine.kv_store import KVStore
 from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
-from backend.engine.prefill import max_prompt_positions, prefill_prompt
+from backend.engine.prefill import max_prompt_positions
+from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
 from backend.engine.steps import choose_steps
 from backend.models.checkpoint import load_dual_ar, revision
 from backend.models.nf4_kernels import use_nf4_kernels
-from backend.models.prompt import build_prompt
+from backend.models.prompt import build_prompt, turn_ends
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -44,12 +45,15 @@ if TYPE_CHECKING:
 
     from backend.core.contract import StepResult
     from backend.core.settings import Settings
+    from backend.core.types import CacheCounters
     from backend.engine.codec_setup import CodecSetup
     from backend.engine.encode_reference import ReferenceEncoder
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
 WARM_UP_TEXT = "Hello."
+PREFIXES = "prefix_kv"
+"""Name of the cache of known prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class OptimizedEngine:
             precision.dtype,
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
+        self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
         self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
         self._stepper = Stepper(
             self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
@@ -193,6 +198,7 @@ class OptimizedEngine:
             self.decode_step([slot])
         self.decode_frames([FrameChunk(slot, turn.codes)])
         self.release(slot)
+        self._prefixes.reset()
 
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
@@ -217,7 +223,13 @@ class OptimizedEngine:
         slot_idx = self._slots.take()
         try:
             self._store.set_length(slot_idx, 0)
-            last_row = prefill_prompt(self._model.dual_ar, rows, self._store.view(slot_idx))
+            last_row = prefill_with_prefixes(
+                self._model.dual_ar,
+                rows,
+                turn_ends(self._model.tokenizer, turns),
+                self._store.view(slot_idx),
+                self._prefixes,
+            )
             self._state.begin(slot_idx, last_row, sampling)
         except BaseException:
             self._slots.give_back(slot_idx)
@@ -253,8 +265,17 @@ class OptimizedEngine:
             return None, None
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        """What the cache of known prompts holds and has done."""
+        return {PREFIXES: self._prefixes.counters}
+
+    def clear_caches(self) -> dict[str, int]:
+        """Forget known prompts; gives the entries dropped."""
+        return {PREFIXES: self._prefixes.clear()}
+
     def close(self) -> None:
         """Free the slots; the weights go with the object."""
+        self._prefixes.clear()
         self._slots.clear()
 
     def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:

@@ -115,8 +115,10 @@ class CacheClearRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    cache: Annotated[Literal["all", "voice_codes", "semantic"], _null_means("all")] = "all"
-    """`voice_codes`: uploaded recordings; `semantic`: spoken texts."""
+    cache: Annotated[Literal["all", "voice_codes", "semantic", "prefix_kv"], _null_means("all")] = (
+        "all"
+    )
+    """`voice_codes`: uploaded recordings; `semantic`: spoken texts; `prefix_kv`: voices' prompts."""
 
 
 class ErrorDetail(BaseModel):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from backend.core.types import (
         AudioChunk,
+        CacheCounters,
         EngineInfo,
         EngineStatus,
         SamplingParams,
@@ -122,6 +123,14 @@ class Engine(Protocol):
         """Device memory now and at its peak, or None where the device does not tell."""
         ...
 
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        """What the engine's own caches hold and have done, by name."""
+        ...
+
+    def clear_caches(self) -> dict[str, int]:
+        """Empty the engine's own caches; gives the entries dropped, by name."""
+        ...
+
     def close(self) -> None:
         """Free the device."""
         ...
@@ -182,6 +191,10 @@ class EngineClient(Protocol):
 
     async def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         """As ``Engine.prompt_length``."""
+        ...
+
+    async def clear_caches(self) -> dict[str, int]:
+        """As ``Engine.clear_caches``."""
         ...
 
     def synthesize(

@@ -168,6 +168,11 @@ class Settings(BaseSettings):
     num_streams: int = Field(default=1, ge=1, le=1)
     """CUDA streams. Only 1 is built so far."""
 
+    prefix_cache_mb: int = Field(default=128, ge=0, le=1048576)
+    """MiB on the model's device for what prompts leave behind: a voice that spoke before prefills
+    only its text. 20 s of a voice take about 9 MiB for the pocket voice and 50 MiB for S1-mini
+    in bf16. The least recently used go first; 0 turns it off. What is spoken does not change."""
+
     cache_limit: int = Field(default=256, ge=0, le=1048576)
     """MiB of memory for the caches of reference codes and of spoken texts, together; the least
     recently used entries go first. 0 turns the caches off."""

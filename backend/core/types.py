@@ -181,6 +181,18 @@ class EngineInfo:
         return self.sample_rate / self.frame_length
 
 
+@dataclass(frozen=True, slots=True)
+class CacheCounters:
+    """What a cache holds and has done since the start."""
+
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    size_bytes: int
+    budget_bytes: int
+
+
 class EngineState(StrEnum):
     """What the engine is doing, for ``/health``."""
 
@@ -207,6 +219,7 @@ class EngineStatus:
         restarts: Times it was started again after it had died.
         streams_broken: Requests that were cut by its death after they had begun to sound.
         last_failure: Why it died the last time, or None.
+        caches: The engine's own caches by name.
     """
 
     state: EngineState
@@ -219,6 +232,7 @@ class EngineStatus:
     restarts: int = 0
     streams_broken: int = 0
     last_failure: str | None = None
+    caches: dict[str, CacheCounters] = field(default_factory=dict[str, CacheCounters])
 
     @property
     def takes_requests(self) -> bool:

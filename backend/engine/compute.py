@@ -13,13 +13,14 @@ from torch import nn
 from backend.engine.cpu_linear import PackedLinear, stable_batch_sizes, why_not_packed
 from backend.engine.cpu_ops import packed_ops
 from backend.engine.step_ops import module_ops
+from backend.models.quantized_linear import NF4Linear, QuantizedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from backend.engine.step_ops import NetworkOps
+    from backend.engine.step_ops import NetworkOps, Op
     from backend.models.dual_ar import DualAR
 
 CARD_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -53,15 +54,25 @@ def choose_compute(model: DualAR, device: torch.device, *, is_fast: bool) -> Ste
         return StepCompute(module_ops(model), CARD_BATCH_SIZES)
     notes: tuple[str, ...] = ()
     if is_fast:
-        reason = why_not_packed(_linear_weights(model))
+        reason = _why_not_packed(model)
         if reason is None:
-            return StepCompute(packed_ops(model), _stable_sizes(model, is_packed=True))
+            packed = [PackedLinear(weight) for weight in _one_of_each_shape(model)]
+            widths = [weight.shape[1] for weight in _one_of_each_shape(model)]
+            probes = list(zip(packed, widths, strict=True))
+            return StepCompute(packed_ops(model), stable_batch_sizes(probes, torch.float32))
         notes = (f"CPU_FAST_LINEAR: plain linear layers are used, since {reason}",)
-    return StepCompute(module_ops(model), _stable_sizes(model, is_packed=False), notes)
+    dtype = model.embeddings.weight.dtype
+    return StepCompute(module_ops(model), stable_batch_sizes(_probes(model), dtype), notes)
+
+
+def _why_not_packed(model: DualAR) -> str | None:
+    if any(isinstance(module, QuantizedLinear | NF4Linear) for module in model.modules()):
+        return "the weights are quantized"
+    return why_not_packed(_linear_weights(model))
 
 
 def _linear_weights(model: DualAR) -> Iterator[Tensor]:
-    """Every weight that a decode step multiplies with."""
+    """Every plain weight that a decode step multiplies with."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             yield module.weight
@@ -69,11 +80,18 @@ def _linear_weights(model: DualAR) -> Iterator[Tensor]:
         yield model.semantic_head
 
 
-def _stable_sizes(model: DualAR, *, is_packed: bool) -> tuple[int, ...]:
-    by_shape = {weight.shape: weight for weight in _linear_weights(model)}
-    return stable_batch_sizes(
-        [
-            (PackedLinear(weight) if is_packed else partial(F.linear, weight=weight), shape[1])
-            for shape, weight in by_shape.items()
-        ]
-    )
+def _one_of_each_shape(model: DualAR) -> list[Tensor]:
+    return list({weight.shape: weight for weight in _linear_weights(model)}.values())
+
+
+def _probes(model: DualAR) -> list[tuple[Op, int]]:
+    """One layer of each kind and shape, with the width of its input."""
+    probes: dict[object, tuple[Op, int]] = {
+        weight.shape: (partial(F.linear, weight=weight), weight.shape[1])
+        for weight in _linear_weights(model)
+    }
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear | NF4Linear):
+            shape = (type(module), module.in_features, module.out_features)
+            probes[shape] = (module, module.in_features)
+    return list(probes.values())

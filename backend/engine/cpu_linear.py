@@ -77,7 +77,7 @@ def why_not_packed(weights: Iterable[Tensor]) -> str | None:
 
 
 def stable_batch_sizes(
-    linears: Sequence[tuple[Callable[[Tensor], Tensor], int]],
+    linears: Sequence[tuple[Callable[[Tensor], Tensor], int]], dtype: torch.dtype = torch.float32
 ) -> tuple[int, ...]:
     """Find batch sizes in which a row has the same bits.
 
@@ -86,13 +86,14 @@ def stable_batch_sizes(
 
     Args:
         linears: Layers and the width of their input.
+        dtype: Of their input.
 
     Returns:
         Rising sizes up to ``MAX_BATCH``; ``(MAX_BATCH,)`` alone where only a fixed size is safe.
     """
     stable = set(range(1, _PROBE_ROWS + 1))
     for linear, width in linears:
-        x = _rows(_PROBE_ROWS, width)
+        x = _rows(_PROBE_ROWS, width).to(dtype)
         expected = torch.cat([linear(part) for part in x.split(MAX_BATCH)])
         stable = {n for n in stable if torch.equal(linear(x[:n]), expected[:n])}
     sizes = [n for n in range(1, MAX_BATCH) if n in stable and 2 * n in stable]

@@ -57,6 +57,7 @@ class MemoryPlan:
         max_positions: Positions of each.
         chunk_frames: Frames that the codec decodes in one go.
         on_cuda: Whether the libraries of a card take their share.
+        prefix_bytes: Most that the cache of known prompts takes.
     """
 
     config: DualARConfig
@@ -67,6 +68,7 @@ class MemoryPlan:
     max_positions: int
     chunk_frames: int
     on_cuda: bool
+    prefix_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -106,6 +108,7 @@ class MemoryPlan:
             "weights": self.weight_bytes,
             "codec": self.codec_bytes,
             "slots": self.slot_bytes * self.max_slots,
+            "prefix_cache": self.prefix_bytes,
             "workspace": self.workspace_bytes,
         }
 
@@ -144,6 +147,7 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
         max_positions=min(config.max_seq_len, settings.max_seq_len),
         chunk_frames=settings.chunk_size,
         on_cuda=precision.device.type == "cuda",
+        prefix_bytes=settings.prefix_cache_mb * _MIB,
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 VOICE_CODES = "voice_codes"
 SEMANTIC = "semantic"
+PREFIX_KV = "prefix_kv"
 
 
 class SpeechLedger:

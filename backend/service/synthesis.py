@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from backend.core.errors import EngineUnavailableError, TTSError
 from backend.core.types import EngineState, EngineStatus
 from backend.service.bare_codec import decode_codes
-from backend.service.cache import CacheCounters, SemanticCache, VoiceCodesCache, cache_budgets
+from backend.service.cache import SemanticCache, VoiceCodesCache, cache_budgets
 from backend.service.delivery import Delivery
-from backend.service.ledger import SEMANTIC, VOICE_CODES, SpeechLedger
+from backend.service.ledger import PREFIX_KV, SEMANTIC, VOICE_CODES, SpeechLedger
 from backend.service.narration import Narration, Narrator
 from backend.service.preparation import Preparation
 from backend.service.references import ReferenceVoices
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from backend.core.contract import EngineClient
     from backend.core.settings import Settings
-    from backend.core.types import EngineInfo
+    from backend.core.types import CacheCounters, EngineInfo
     from backend.service.cpu_pool import CpuPool
     from backend.service.requests import Speech, SpeechRequest
     from backend.service.voices import VoiceLibrary
@@ -179,15 +179,20 @@ class SynthesisService:
         info, _ = self._require_open()
         return await decode_codes(self._engine, codes, info, request_id)
 
-    def clear_caches(self, name: str | None = None) -> dict[str, int]:
-        """Empty one cache (``"voice_codes"`` or ``"semantic"``) or, without a name, both.
+    async def clear_caches(self, name: str | None = None) -> dict[str, int]:
+        """Empty one cache (``"voice_codes"``, ``"semantic"``, ``"prefix_kv"``) or, without a name, all.
 
         Returns:
             The number of entries dropped, by cache.
+
+        Raises:
+            EngineUnavailableError: The engine, which keeps ``prefix_kv``, is not there.
         """
         caches = {VOICE_CODES: self._voice_codes.lru, SEMANTIC: self._semantic.lru}
-        chosen = caches if name is None else {name: caches[name]}
-        return {cache_name: lru.clear() for cache_name, lru in chosen.items()}
+        cleared = {key: lru.clear() for key, lru in caches.items() if name in (None, key)}
+        if name in (None, PREFIX_KV):
+            cleared |= await self._engine.clear_caches()
+        return cleared
 
     def cache_counters(self) -> dict[str, CacheCounters]:
         """Give what each cache holds and has done."""

@@ -118,7 +118,7 @@ class CollectedReadings(Collector):
         """Give ``caches``, ``engine`` and ``gpu`` as plain JSON values."""
         status = self.engine() if self.engine is not None else None
         return {
-            "caches": {name: _cache_json(read()) for name, read in self.caches.items()},
+            "caches": {name: _cache_json(read) for name, read in self._cache_readings()},
             "engine": None
             if status is None
             else {
@@ -141,6 +141,13 @@ class CollectedReadings(Collector):
         audio_s = self._audio_s()
         return joules, joules / audio_s if joules is not None and audio_s else None
 
+    def _cache_readings(self) -> Iterator[tuple[str, CacheReading]]:
+        """The service's caches, then the engine's own."""
+        for name, read in self.caches.items():
+            yield name, read()
+        if self.engine is not None:
+            yield from self.engine().caches.items()
+
     def _cache_families(self) -> Iterator[Metric]:
         label = ["cache"]
         hits = CounterMetricFamily("tts_cache_hits", "Answers a cache had", labels=label)
@@ -153,8 +160,7 @@ class CollectedReadings(Collector):
         budget = GaugeMetricFamily(
             "tts_cache_budget_bytes", "Most memory a cache may take", labels=label
         )
-        for name, read in self.caches.items():
-            reading = read()
+        for name, reading in self._cache_readings():
             hits.add_metric([name], reading.hits)
             misses.add_metric([name], reading.misses)
             evictions.add_metric([name], reading.evictions)

@@ -84,6 +84,10 @@ class TransportClient:
         """Positions that a prompt takes."""
         return await self._call("prompt_length", text, tuple(turns))
 
+    async def clear_caches(self) -> dict[str, int]:
+        """Empty the engine's own caches."""
+        return await self._call("clear_caches")
+
     async def synthesize(
         self, request: SynthesisRequest
     ) -> AsyncGenerator[AudioChunk | SynthesisSummary, None]:

@@ -157,7 +157,7 @@ class EngineLoop:
         if not is_idle and now - self._memory_read_at < MEMORY_READ_EVERY_S:
             return
         self._memory_read_at = now
-        memory = MemoryRead(*engine.memory_bytes())
+        memory = MemoryRead(*engine.memory_bytes(), engine.cache_counters())
         if memory != self._memory:
             self._memory = memory
             self._emit(memory)

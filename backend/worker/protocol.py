@@ -6,17 +6,23 @@ an engine in a thread and in a process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.core.contract import Engine
-    from backend.core.types import AudioChunk, EngineInfo, SynthesisRequest, SynthesisSummary
+    from backend.core.types import (
+        AudioChunk,
+        CacheCounters,
+        EngineInfo,
+        SynthesisRequest,
+        SynthesisSummary,
+    )
     from backend.serving.scheduler import Scheduler
 
-Verb: TypeAlias = Literal["encode_reference", "prompt_length"]
+Verb: TypeAlias = Literal["encode_reference", "prompt_length", "clear_caches"]
 """Engine calls that have one answer."""
 
 
@@ -160,10 +166,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRead:
-    """Device memory now and at its peak, where the device tells."""
+    """Device memory now and at its peak, where the device tells, and the engine's own caches."""
 
     memory_bytes: int | None
     peak_memory_bytes: int | None
+    caches: dict[str, CacheCounters] = field(default_factory=dict[str, "CacheCounters"])
 
 
 @dataclass(frozen=True, slots=True)

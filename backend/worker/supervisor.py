@@ -127,6 +127,7 @@ class Supervisor:
             restarts=self._restarts,
             streams_broken=self._num_broken,
             last_failure=self._last_failure,
+            caches=memory.caches,
         )
 
     def check_open(self) -> None:

@@ -103,6 +103,22 @@ def test_the_pocket_voice_is_packed_and_a_failed_probe_is_reported(
     assert chosen.ops.rotate is apply_rope
 
 
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+def test_quantized_weights_are_not_packed_and_step_in_sizes_that_were_tried(scheme: str):
+    quantized = load_dual_ar(POCKET, "cpu", torch.float32, quantization=scheme)
+    chosen = choose_compute(quantized, CPU, is_fast=True)
+    assert "the weights are quantized" in chosen.notes[0]
+    layer, x = quantized.layers[0].attention.wqkv, torch.randn(MAX_BATCH, 320)  # pyright: ignore
+    assert isinstance(layer, torch.nn.Module)
+    for size in chosen.batch_sizes:
+        assert torch.equal(layer(x[:size]), layer(x)[:size])
+
+
+def test_a_half_precision_network_on_a_cpu_is_told_apart():
+    half = load_dual_ar(POCKET, "cpu", torch.bfloat16)
+    assert "bfloat16" in choose_compute(half, CPU, is_fast=True).notes[0]
+
+
 def test_norms_and_rotation_are_the_plain_ones():
     norm, head_norm = RMSNorm(320, 1e-6), HeadNorm(64, 1e-6)
     x = torch.randn(3, 320)

@@ -15,6 +15,7 @@ import numpy as np
 from backend.core.contract import FrameChunk, StepResult
 from backend.core.types import (
     AudioChunk,
+    CacheCounters,
     EngineInfo,
     SamplingParams,
     SynthesisRequest,
@@ -75,6 +76,12 @@ class SimulatedEngine:
     info: EngineInfo = INFO
     left: dict[int, int] = field(default_factory=dict)
     calls: list[tuple[str, float]] = field(default_factory=list)
+
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        return {}
+
+    def clear_caches(self) -> dict[str, int]:
+        return {}
 
     def _work(self, name: str, milliseconds: float) -> None:
         self.calls.append((name, self.clock.now))

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.core.types import EngineState, EngineStatus
+from backend.core.types import CacheCounters, EngineState, EngineStatus
 from backend.telemetry.metrics import PROMETHEUS_MEDIA_TYPE, Metrics
 from backend.telemetry.nvml import GpuReading
 from backend.telemetry.recent import RequestRecord, RequestStatus, Stage
@@ -82,7 +82,12 @@ def watched() -> Metrics:
     metrics.watch_cache("voice_codes", FakeCache)
     metrics.watch_engine(
         lambda: EngineStatus(
-            EngineState.READY, num_running=2, num_waiting=7, max_running=4, memory_bytes=99
+            EngineState.READY,
+            num_running=2,
+            num_waiting=7,
+            max_running=4,
+            memory_bytes=99,
+            caches={"prefix_kv": CacheCounters(5, 2, 1, 3, 70, 128)},
         )
     )
     metrics.watch_gpu(lambda: GpuReading(available=True, power_w=70.5, temperature_c=44))
@@ -289,3 +294,12 @@ def test_many_threads_lose_no_request() -> None:
     assert metrics.snapshot()["requests"]["in_progress"] == 0
     assert metrics.snapshot()["audio_s"] == 900.0
     assert samples(metrics)["tts_requests_total{status=ok}"] == 900
+
+
+def test_the_engines_own_caches_are_shown_beside_the_services() -> None:
+    caches = watched().snapshot()["caches"]
+    assert set(caches) == {"voice_codes", "prefix_kv"}
+    assert (caches["prefix_kv"]["hits"], caches["prefix_kv"]["entries"]) == (5, 3)
+    text = samples(watched())
+    assert text["tts_cache_evictions_total{cache=prefix_kv}"] == 1
+    assert text["tts_cache_budget_bytes{cache=prefix_kv}"] == 128
