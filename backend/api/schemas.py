@@ -118,7 +118,7 @@ class CacheClearRequest(BaseModel):
     cache: Annotated[Literal["all", "voice_codes", "semantic", "prefix_kv"], _null_means("all")] = (
         "all"
     )
-    """`voice_codes`: uploaded recordings; `semantic`: spoken texts; `prefix_kv`: voices' prompts."""
+    """`voice_codes`: uploaded recordings; `semantic`: spoken texts; `prefix_kv`: prompts."""
 
 
 class ErrorDetail(BaseModel):

@@ -5,7 +5,7 @@ and no host read anywhere: it is made to be captured in a CUDA graph. Weights ar
 network keeps them; nothing is copied.
 """
 
-# Triton is not installed beside a CPU torch, its launchers have no types, and layers are found by index.
+# Triton is not there beside a CPU torch, its launchers have no types, layers are found by index.
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 

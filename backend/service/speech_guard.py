@@ -4,7 +4,7 @@ A language model of speech sometimes misses its end, and then babbles, repeats i
 nothing until a limit stops it. The guard looks at every frame once. It judges by wide margins,
 because cutting good speech is worse than letting bad speech go on. Of 48 different sentences in six
 voices of the pocket model none came nearer than 44 % of the limit of length, 10 % of that of loops
-and 22 % of that of silence (``tests/integration/test_speech_guard.py -m slow``).
+and 22 % of that of silence (``tests/integration/test_guarded_speech.py -m slow``).
 """
 
 from __future__ import annotations

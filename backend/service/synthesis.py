@@ -180,7 +180,10 @@ class SynthesisService:
         return await decode_codes(self._engine, codes, info, request_id)
 
     async def clear_caches(self, name: str | None = None) -> dict[str, int]:
-        """Empty one cache (``"voice_codes"``, ``"semantic"``, ``"prefix_kv"``) or, without a name, all.
+        """Empty one cache or, without a name, all.
+
+        Args:
+            name: ``"voice_codes"``, ``"semantic"`` or ``"prefix_kv"``.
 
         Returns:
             The number of entries dropped, by cache.

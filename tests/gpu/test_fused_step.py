@@ -15,6 +15,7 @@ from backend.engine.slots import SlotState
 from backend.engine.step_ops import module_ops
 from backend.models.config import DualARConfig
 from backend.models.dual_ar import DualAR
+from backend.models.quantization import linear_names, quantize_tensors, replace_linears
 
 pytestmark = pytest.mark.gpu
 
@@ -148,11 +149,14 @@ def _error(values: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def test_int8_weights_give_what_their_plain_layers_give():
-    from backend.models.quantization import quantize
-
     plain_room, fused_room = Room(torch.float32), Room(torch.float32)
     for room in (plain_room, fused_room):
-        quantize(room.model, "int8")
+        tensors = quantize_tensors(
+            room.model.state_dict(), linear_names(room.model), "int8", "cuda"
+        )
+        with torch.device("cuda"):
+            replace_linears(room.model, "int8")
+        room.model.load_state_dict(tensors)
     plain_step = plain_room.card_step(has_graphs=False, is_fused=False)
     expected = plain_room.frames(plain_step, [0, 1, 2], 50)
     assert torch.equal(fused_room.frames(fused_room.card_step(), [0, 1, 2], 50), expected)
