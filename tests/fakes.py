@@ -59,7 +59,7 @@ def fake_codes(
     for turn in turns:
         digest.update(turn.text.encode() + turn.codes.tobytes())
     rng = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
-    num_frames = FRAMES_PER_CHARACTER * len(text)
+    num_frames = max(FRAMES_PER_CHARACTER * len(text), sampling.min_new_tokens)
     sizes = np.asarray(info.codebook_sizes)[:, None]
     return rng.integers(0, sizes, (info.num_codebooks, num_frames)).astype(np.int32)
 
@@ -279,6 +279,10 @@ class FakeEngineClient:
         self.has_encode.set()
         await self.may_encode.wait()
         return fake_reference_codes(samples, self._info)
+
+    async def clear_caches(self) -> dict[str, int]:
+        self._check_serving()
+        return {"prefix_kv": 2}
 
     async def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         self._check_serving()

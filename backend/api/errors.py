@@ -77,6 +77,7 @@ ERROR_TABLE: Mapping[type[errors.TTSError], ErrorRule] = {
     errors.ServiceClosedError: ErrorRule(503, "service_closed", _STARTING_RETRY_AFTER_S),
     errors.NotOfferedError: ErrorRule(501, "not_offered"),
     errors.GenerationError: ErrorRule(500, "generation_failed"),
+    errors.EngineDiedError: ErrorRule(500, "engine_died"),
     errors.RequestNotFoundError: ErrorRule(404, "request_not_found"),
     errors.JobNotFoundError: ErrorRule(404, "job_not_found"),
     errors.JobStateError: ErrorRule(409, "job_state"),

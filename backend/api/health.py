@@ -53,6 +53,8 @@ async def _report(context: ApiContext) -> HealthResponse:
             max_waiting=settings.max_queue,
         ),
         memory_bytes=status.memory_bytes,
+        restarts=status.restarts,
+        last_failure=status.last_failure,
         memory_plan=dict(info.memory_plan) if info else {},
         gpus=[_gpu(reading)] if reading.available else [],
         version=context.version,

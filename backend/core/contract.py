@@ -168,6 +168,10 @@ class EngineClient(Protocol):
         """As ``Engine.prompt_length``."""
         ...
 
+    async def clear_caches(self) -> dict[str, int]:
+        """As ``Engine.clear_caches``."""
+        ...
+
     def synthesize(
         self, request: SynthesisRequest
     ) -> AsyncGenerator[AudioChunk | SynthesisSummary, None]:

@@ -26,6 +26,7 @@
     │   └── ServiceClosedError
     ├── NotOfferedError              a part of another API that this project does not have
     ├── GenerationError              the engine failed while it worked on a request
+    │   └── EngineDiedError          it died, and the request cannot be begun anew
     ├── RequestNotFoundError
     ├── JobNotFoundError
     ├── JobStateError                not what this job can do now
@@ -163,6 +164,10 @@ class NotOfferedError(TTSError):
 
 class GenerationError(TTSError):
     """The engine failed while it worked on a request."""
+
+
+class EngineDiedError(GenerationError):
+    """The engine died while it worked on a request that cannot be begun anew."""
 
 
 class RequestNotFoundError(TTSError):

@@ -159,6 +159,10 @@ class Settings(BaseSettings):
     """MiB of memory for the caches of reference codes and of spoken texts, together; the least
     recently used entries go first. 0 turns the caches off."""
 
+    speech_guard: bool = True
+    """Look after speech that goes wrong (endless, stuck in a loop, silent): whole files are made
+    again once with another seed, streams are cut where it begins (finish reason `cut`)."""
+
     # --- limits --------------------------------------------------------------------------------
     max_text_chars: int = Field(default=10000, ge=1, le=1000000)
     """Longest text of a request, in characters."""
@@ -244,6 +248,19 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(default=1, ge=1, le=64)
     """Jobs that are spoken at the same time. Each takes one of MAX_SLOTS, and starts a stretch of
     text only when no request waits for one."""
+
+    # --- engine process ------------------------------------------------------------------------
+    engine_isolation: Literal["process", "thread"] = "process"
+    """Where the engine runs. `process`: in one of its own, which is started again when it dies;
+    the service stays up and waiting requests are kept. `thread`: inside the service, for Ray and
+    notebooks; a crash of the engine then ends everything."""
+
+    engine_hang_timeout_s: float = Field(default=300.0, ge=5.0, le=86400.0)
+    """Seconds after which an engine process that has work and gives no sign of life is killed and
+    started again. Longer than the longest single step: a prefill of MAX_SEQ_LEN positions."""
+
+    engine_load_timeout_s: float = Field(default=1800.0, ge=10.0, le=86400.0)
+    """Seconds that an engine process may take to load the model and warm up."""
 
     # --- downloads -----------------------------------------------------------------------------
     hf_token: SecretStr | None = None

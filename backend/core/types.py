@@ -28,6 +28,8 @@ class SamplingParams:
         repetition_penalty: Above 1 makes recent codes less likely, ``(0, 2]``; 1 is off.
         repetition_window: Frames that count as recent.
         max_new_tokens: Most frames to make; 0 means as many as there are positions.
+        min_new_tokens: Frames that are made whatever the model says: before, it cannot end. For
+            measurements, where weights that were never trained have to speak for a known time.
         seed: Fixes the noise of this one request, whatever else runs beside it.
     """
 
@@ -37,6 +39,7 @@ class SamplingParams:
     repetition_penalty: float = 1.1
     repetition_window: int = 16
     max_new_tokens: int = 1024
+    min_new_tokens: int = 0
     seed: int = 0
 
 
@@ -94,6 +97,8 @@ class FinishReason(StrEnum):
     """The model said that it was done."""
     LENGTH = "length"
     """``max_new_tokens`` or the last position was reached."""
+    CUT = "cut"
+    """It went wrong (endless, a loop, silence) and was cut where it did."""
     CODES = "codes"
     """The given codes were all decoded."""
 
@@ -165,6 +170,10 @@ class EngineInfo:
         return self.sample_rate / self.frame_length
 
 
+PREFIXES = "prefix_kv"
+"""Name of the engine's cache of known prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class CacheCounters:
     """What a cache holds and has done since the start."""
@@ -182,6 +191,8 @@ class EngineState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    RESTARTING = "restarting"
+    """It died and is being started again; what is asked of it waits."""
     FAILED = "failed"
     CLOSED = "closed"
 
@@ -199,6 +210,9 @@ class EngineStatus:
         memory_bytes: Device memory in use, or None where the device does not tell.
         peak_memory_bytes: The most so far, or None.
         caches: The engine's own caches by name.
+        restarts: Times it was started again after it had died.
+        streams_broken: Requests that were cut by its death after they had begun to sound.
+        last_failure: Why it died the last time, or None.
     """
 
     state: EngineState
@@ -209,3 +223,11 @@ class EngineStatus:
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
     caches: dict[str, CacheCounters] = field(default_factory=dict[str, CacheCounters])
+    restarts: int = 0
+    streams_broken: int = 0
+    last_failure: str | None = None
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request is served, at once or as soon as the engine is back."""
+        return self.state in (EngineState.READY, EngineState.RESTARTING)

@@ -143,11 +143,20 @@ class BoundSteps:
         ):
             codes = step()
 
-        def replay() -> Tensor:
-            graph.replay()
-            return codes
+        return _Replay(graph, codes, step)
 
-        return replay
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """A captured step, with all that the graph's addresses belong to."""
+
+    graph: torch.cuda.CUDAGraph
+    codes: Tensor
+    step: Callable[[], Tensor]
+
+    def __call__(self) -> Tensor:
+        self.graph.replay()
+        return self.codes
 
 
 def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:

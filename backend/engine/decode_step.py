@@ -114,6 +114,9 @@ class FrameDecoder:
         # filling rows go through the network with code 0, which every codebook has
         codes = wanted.new_zeros(hidden.shape[0], sizes.num_codebooks)
         logits = self.ops.semantic_logits(hidden)[:num_rows]
+        # before its least number of frames a sequence cannot end
+        may_not_end = state.steps[wanted] < state.min_steps[wanted]
+        logits[:, sizes.num_semantic].masked_fill_(may_not_end, float("-inf"))
         codes[:num_rows, 0] = sample_codes(logits, noises[0], rows, recent[:, 0])
         room = self._new_fast_room(hidden)
         # positions 0 (hidden state) and 1 (semantic code) need no draw between them: one pass;

@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 
-from backend.engine.kernels.attention import fast_attention, join_splits, slow_attention
-from backend.engine.kernels.linear import (
-    few_rows_linear,
-    gate_rows,
-    many_rows_linear,
-    norm_rows,
-)
+from backend.engine.kernels.attention import fast_attention, slow_attention
+from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
 
 if TYPE_CHECKING:
@@ -32,8 +27,8 @@ if TYPE_CHECKING:
     from backend.models.dual_ar import DualAR
     from backend.models.layers import TransformerBlock
 
-MOST_FEW_ROWS = 2
-"""Up to here the weights stay in registers; above, the matrix units are faster."""
+MOST_SPLITS = 4
+"""Programs that share one sum over a wide input."""
 
 KEYS_AT_ONCE = 64
 """Positions a program of the slow attention reads ahead."""
@@ -90,11 +85,15 @@ class FusedStep:
             2, config.n_fast_layer, batch, config.fast_n_local_heads, positions,
             config.fast_head_dim,
         )  # fmt: skip
-        widest = max(config.dim, config.fast_dim)
-        inner = max(config.intermediate_size, config.fast_intermediate_size)
-        many = 2 * batch if 2 * batch > MOST_FEW_ROWS else 0
-        self._normed = room(many * widest)
-        self._gates = room(2, many * inner)
+        self._counts = room(batch, config.n_local_heads, of=torch.int32)
+        # one row (and its pair of fast positions) is served without these
+        rows = 0 if batch == 1 else 2 * batch
+        self._normed = room(rows * max(config.dim, config.fast_dim))
+        self._parts_of_sums = room(
+            MOST_SPLITS, rows * max(config.dim, config.fast_dim), of=torch.float32
+        )
+        self._num_open = 0
+        """Parts that still have to be added to the rows whose layer was computed last."""
 
     def run(self) -> Tensor:
         """Draw one frame a row.
@@ -124,7 +123,7 @@ class FusedStep:
         length = KEYS_AT_ONCE
         while programs * math.ceil(max_length / length) > PROGRAMS_WANTED and length < max_length:
             length *= 2
-        return length, triton.next_power_of_2(math.ceil(max_length / length))
+        return length, math.ceil(max_length / length)
 
     def _embed(self) -> None:
         model, config = self._model, self._config
@@ -147,17 +146,11 @@ class FusedStep:
         share = config.n_head // config.n_local_heads
         slow_attention[(self._num_rows, config.n_local_heads, self._splits)](
             self._qkv, q_norm, k_norm, self._model.rope, keys, values, self._slots, lengths,
-            self._mixed, self._parts, self._qkv.shape[1], keys.stride(0), keys.stride(1),
+            self._mixed, self._parts, self._counts, self._qkv.shape[1], keys.stride(0), keys.stride(1),
             config.norm_eps, config.n_head, config.n_local_heads, config.head_dim,
             max(16, triton.next_power_of_2(share)), KEYS_AT_ONCE, self._split_length, self._splits,
-            has_norm, self._pdl, num_warps=4, **self._launch,
+            triton.next_power_of_2(self._splits), has_norm, self._pdl, num_warps=4, **self._launch,
         )  # fmt: skip
-        if self._splits > 1:
-            join_splits[(self._num_rows, config.n_head)](
-                self._parts, self._slots, lengths, self._mixed, config.n_head,
-                config.head_dim, self._split_length, self._splits, self._pdl, num_warps=2,
-                **self._launch,
-            )  # fmt: skip
         self._linear(self._mixed, attention.wo, self._x, residual=self._x)
         self._feed_forward(layer, self._x, self._inner, self._num_rows)
 
@@ -252,23 +245,29 @@ class FusedStep:
         rows = num_rows or self._num_rows
         features = num_out or weights.weight.shape[0]
         strides = (x_stride or x.shape[1], out_stride or out.shape[1])
-        if rows <= MOST_FEW_ROWS:
+        if self._num_rows == 1:
             self._linear_of_few(x, weights, others, out, norm, residual, rows, features, strides)
             return
-        width = weights.weight.shape[1]
         if norm is not None:
-            normed = self._normed[: rows * width].view(rows, width)
-            norm_rows[(rows,)](
-                x, norm, normed, strides[0], self._config.norm_eps, width,
-                triton.next_power_of_2(width), self._pdl, **self._launch,
-            )  # fmt: skip
-            x, strides = normed, (width, strides[1])
-        if weights.scale is None:
-            x = x.as_strided((rows, width), (strides[0], 1))
-            out = out.as_strided((rows, features), (strides[1], 1))
-            self._product(x, weights, others, out, features, is_added=residual is not None)
-            return
-        self._linear_of_many(x, weights, others, out, residual, rows, features, strides)
+            x, strides = self._normalized(x, norm, rows, strides[0]), (x.shape[1], strides[1])
+        self._linear_of_many(
+            x, weights, others, out, rows, features, strides, is_sum=residual is not None
+        )
+
+    def _normalized(self, x: Tensor, norm: Tensor, rows: int, stride: int) -> Tensor:
+        """Rows ``[rows, dim]`` after the sum that is open, normalized."""
+        width = x.shape[1]
+        normed = self._normed[: rows * width].view(rows, width)
+        parts = self._parts_of_sums
+        # of a pair's rows only the second goes on: every other row of the sum, from the second
+        first = width if stride > width else 0
+        norm_rows[(rows,)](
+            x, parts[:, first:], norm, normed, stride, stride, parts.stride(0),
+            self._config.norm_eps, width, triton.next_power_of_2(width), self._num_open,
+            self._pdl, **self._launch,
+        )  # fmt: skip
+        self._num_open = 0
+        return normed
 
     def _linear_of_few(
         self, x: Tensor, weights: _Weights, others: _Weights | None, out: Tensor,
@@ -277,7 +276,7 @@ class FusedStep:
     ) -> None:  # fmt: skip
         width = weights.weight.shape[1]
         second = others or weights
-        block_n, warps = _few_rows_shape(features, width)
+        block_n, warps = _few_rows_shape(width, is_int8=weights.scale is not None)
         few_rows_linear[(triton.cdiv(features, block_n),)](
             x, x if norm is None else norm, weights.weight, second.weight,
             x if weights.scale is None else weights.scale,
@@ -290,42 +289,50 @@ class FusedStep:
         )  # fmt: skip
 
     def _linear_of_many(
-        self, x: Tensor, weights: _Weights, others: _Weights | None, out: Tensor,
-        residual: Tensor | None, rows: int, features: int, strides: tuple[int, int],
+        self, x: Tensor, weights: _Weights, others: _Weights | None, out: Tensor, rows: int,
+        features: int, strides: tuple[int, int], *, is_sum: bool,
     ) -> None:  # fmt: skip
         width = weights.weight.shape[1]
         second = others or weights
-        block_m = min(64, max(16, triton.next_power_of_2(rows)))
-        block_n = 16 if features <= 2048 else 32
-        block_k = math.gcd(width, 128)
+        shape = tile_shape(rows, features, width, is_sum=is_sum)
+        if is_sum:
+            out, strides = self._parts_of_sums, (strides[0], features)
+            self._num_open = shape.split_k
         lines = triton.next_power_of_2(triton.cdiv(width * weights.weight.element_size(), 128))
-        many_rows_linear[(triton.cdiv(features, block_n), triton.cdiv(rows, block_m))](
-            x, weights.weight, second.weight, weights.scale, second.scale,
-            out if residual is None else residual, out, rows, features, *strides, width, lines,
-            block_m, block_n, block_k, others is not None, residual is not None,
-            weights.scale is not None, self._pdl, num_warps=4, num_stages=4, **self._launch,
+        grid = (
+            triton.cdiv(features, shape.block_n), triton.cdiv(rows, shape.block_m), shape.split_k,
+        )  # fmt: skip
+        many_rows_linear[grid](
+            x, weights.weight, second.weight, x if weights.scale is None else weights.scale,
+            x if second.scale is None else second.scale,
+            x if weights.bias is None else weights.bias, out, rows, features, *strides,
+            out.stride(0), width, lines, shape.block_m, shape.block_n, shape.block_k,
+            shape.split_k, others is not None, weights.bias is not None,
+            weights.scale is not None, self._pdl, num_warps=shape.warps,
+            num_stages=shape.stages, **self._launch,
         )  # fmt: skip
 
-    def _product(
-        self, x: Tensor, weights: _Weights, others: _Weights | None, out: Tensor, features: int,
-        *, is_added: bool,
-    ) -> None:  # fmt: skip
-        """The library's own matrix product."""
-        weight = weights.weight[:features].t()
-        if is_added:
-            out.addmm_(x, weight)
-        elif weights.bias is not None:
-            torch.addmm(weights.bias, x, weight, out=out)
-        elif others is None:
-            torch.mm(x, weight, out=out)
-        else:
-            count = out.numel()
-            gate, factor = (room[:count].view(out.shape) for room in self._gates)
-            torch.mm(x, weight, out=gate)
-            torch.mm(x, others.weight.t(), out=factor)
-            gate_rows[(triton.cdiv(count, 1024),)](
-                gate, factor, out, count, 1024, self._pdl, **self._launch
-            )
+
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """How a product of many rows is cut up."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    split_k: int
+    warps: int
+    stages: int
+
+
+def tile_shape(rows: int, features: int, width: int, *, is_sum: bool) -> TileShape:
+    """Choose tiles; the sums of a row do not depend on how many rows there are."""
+    block_k = math.gcd(width, 128)
+    split_k = 1
+    while is_sum and split_k * 2 <= MOST_SPLITS and width % (split_k * 2 * block_k) == 0:
+        split_k *= 2
+    block_m = min(64, max(16, triton.next_power_of_2(rows)))
+    return TileShape(block_m, 32 if features <= 2048 or rows > 32 else 16, block_k, split_k, 4, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,9 +354,9 @@ def _parts_of(layer: nn.Module | Tensor) -> _Weights:
     return _Weights(layer.weight, None, bias)  # pyright: ignore[reportArgumentType]
 
 
-def _few_rows_shape(features: int, width: int) -> tuple[int, int]:
+def _few_rows_shape(width: int, *, is_int8: bool) -> tuple[int, int]:
     """Features of a program and its warps: measured best on an H200 over 2, 4 and 8 features."""
-    block_n = 4
+    block_n = 8 if is_int8 else 4
     warps = max(1, block_n * triton.next_power_of_2(width) // (96 * 32))
     return block_n, triton.next_power_of_2(warps + 1) // 2 if warps > 1 else 1
 

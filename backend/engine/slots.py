@@ -32,6 +32,7 @@ class SlotState:
         window: ``[S + 1]`` int64, how many of them count.
         seeds: ``[S + 1]`` int64.
         steps: ``[S + 1]`` int64, steps made, those that ended included.
+        min_steps: ``[S + 1]`` int64, steps in which a sequence cannot end.
         sampling: A row for each slot.
     """
 
@@ -46,6 +47,7 @@ class SlotState:
         self.window = integers(size)
         self.seeds = integers(size)
         self.steps = integers(size)
+        self.min_steps = integers(size)
         self.sampling = RowSampling.empty(size, device)
 
     def begin(self, slot: int, last_row: Tensor, sampling: SamplingParams) -> None:
@@ -68,6 +70,7 @@ class SlotState:
         self.window[slot] = sampling.repetition_window
         self.seeds[slot] = seed_word(sampling.seed)
         self.steps[slot] = 0
+        self.min_steps[slot] = sampling.min_new_tokens
         self.sampling.set_row(slot, sampling)
 
     def recent_of(self, slot_ids: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class SpeechLedger:
         num_segments: Stretches the text was cut into.
         num_frames: Frames made so far.
         num_samples: Samples made so far, at ``sample_rate``.
+        num_trimmed: Samples of silence that were taken away.
         sample_rate: Of the engine, in Hz.
         speed: How much faster than the engine's the client's sound is.
         ttfa_s: From the start to the first audio byte, once there is one.
@@ -39,6 +40,9 @@ class SpeechLedger:
         finish_reason: Why the last stretch ended.
         cache_hits: For each cache that was asked, whether it had every answer so far.
         warnings: Things the client should know although it got its speech. ASCII.
+        troubles: What went wrong with the speech, in order, whether it was made again or cut.
+        peak_vram_bytes: The engine's most device memory so far, where the device tells.
+        gpu_percent: Utilization of the card, where there is one.
         status: How the request ended; meaningless before.
         error: Class name of the error that ended it.
     """
@@ -56,6 +60,7 @@ class SpeechLedger:
         self.num_segments = 0
         self.num_frames = 0
         self.num_samples = 0
+        self.num_trimmed = 0
         self.sample_rate: int | None = None
         self.speed = 1.0
         self.ttfa_s: float | None = None
@@ -64,6 +69,9 @@ class SpeechLedger:
         self.stages_s: dict[Stage, float] = {}
         self.cache_hits: dict[str, bool] = {}
         self.warnings: list[str] = []
+        self.troubles: list[str] = []
+        self.peak_vram_bytes: int | None = None
+        self.gpu_percent: int | None = None
         self.status = RequestStatus.OK
         self.error: str | None = None
 
@@ -103,6 +111,10 @@ class SpeechLedger:
             self.add_stage(Stage.PREFILL, summary.prefill_s)
             self.add_stage(Stage.SEMANTIC, summary.semantic_s)
 
+    def note_trouble(self, trouble: str) -> None:
+        """Note that speech went wrong and something was done about it."""
+        self.troubles.append(trouble)
+
     def note_first_audio(self) -> None:
         """Note that the first audio byte is there; later calls change nothing."""
         if self.ttfa_s is None:
@@ -117,7 +129,8 @@ class SpeechLedger:
     @property
     def audio_s(self) -> float | None:
         """Seconds of speech so far, as the client hears them."""
-        return self.num_samples / self.sample_rate / self.speed if self.sample_rate else None
+        heard = self.num_samples - self.num_trimmed
+        return heard / self.sample_rate / self.speed if self.sample_rate else None
 
     @property
     def rtf(self) -> float | None:
@@ -143,4 +156,7 @@ class SpeechLedger:
             ttfa_s=self.ttfa_s if self.is_stream else None,
             stages_s=dict(self.stages_s),
             cache_hits=dict(self.cache_hits),
+            troubles=tuple(self.troubles),
+            peak_vram_bytes=self.peak_vram_bytes,
+            gpu_percent=self.gpu_percent,
         )

@@ -107,6 +107,7 @@ class Scheduler:
         sequence = self._waiting.popleft()
         request, started = sequence.request, self._clock()
         sequence.queue_s = started - sequence.submitted_at
+        sequence.listener.began()
         with self._failing([sequence]):
             if request.codes is not None:
                 sequence.slot = self._engine.open_slot()

@@ -32,6 +32,10 @@ class SequenceStatus(StrEnum):
 class Listener(Protocol):
     """Where a sequence's results go. Called on the engine's thread; must not block."""
 
+    def began(self) -> None:
+        """Learn that the engine is about to work on the request."""
+        ...
+
     def audio(self, chunk: AudioChunk) -> None:
         """Take the next samples."""
         ...

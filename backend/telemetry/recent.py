@@ -55,6 +55,9 @@ class RequestRecord:
         ttff_s: From admission to the first frame.
         stages_s: Seconds per stage; stages that did not run are absent.
         cache_hits: For each cache that was asked, whether it had the answer.
+        troubles: What went wrong with the speech: ``too_long``, ``repeating``, ``silent``.
+        peak_vram_bytes: The engine's most device memory until then.
+        gpu_percent: Utilization of the card at the end.
     """
 
     request_id: str
@@ -73,6 +76,9 @@ class RequestRecord:
     ttff_s: float | None = None
     stages_s: dict[Stage, float] | None = None
     cache_hits: dict[str, bool] | None = None
+    troubles: tuple[str, ...] = ()
+    peak_vram_bytes: int | None = None
+    gpu_percent: int | None = None
 
     @property
     def rtf(self) -> float | None:
@@ -94,6 +100,7 @@ class RequestRecord:
             plain["stages_s"] = {stage.value: spent for stage, spent in self.stages_s.items()}
         return {
             **plain,
+            "troubles": list(self.troubles),
             "status": self.status.value,
             "rtf": self.rtf,
             "x_realtime": self.x_realtime,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scripts.pocket.codec import Codec
@@ -55,11 +55,20 @@ def _normed_layers(net: Codec) -> list[tuple[str, str, tuple[str, str]]]:
     return layers
 
 
-def save_codec(net: Codec, path: Path) -> None:
-    """Write fp16 weights with the config in the metadata, and the official YAML beside them."""
+def save_codec(net: Codec, path: Path, kept: dict[str, Tensor] | None = None) -> None:
+    """Write fp16 weights with the config in the metadata, and the official YAML beside them.
+
+    Tensors of ``kept`` are written as they are given.
+    """
     state = {name: v.to(torch.float16).contiguous() for name, v in official_state(net).items()}
+    state |= kept or {}
     save_file(state, str(path), metadata={"config": json.dumps(asdict(net.sizes))})
     path.with_suffix(".yaml").write_text(official_yaml(net.sizes), encoding="utf-8")
+
+
+def saved_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file as they are, under their official names."""
+    return load_file(str(path))
 
 
 def load_codec(path: Path) -> Codec:

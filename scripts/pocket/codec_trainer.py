@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from scripts.pocket.codec_net import CodecSizes
     from scripts.pocket.speech_store import SpeechStore
 
-LOSS_NAMES = ("mel", "magnitude", "commit", "codebook", "phone", "pitch", "judges", "fooling")
-
 
 @dataclass(frozen=True)
 class CodecTraining:
-    """How to train; shares are of the whole schedule's time."""
+    """How to train; shares are of the whole schedule's time.
+
+    The discriminators train alone for ``judge_wait`` steps, then count more and more for
+    ``judge_ramp`` steps.
+    """
 
     minutes: float
     batch: int = 32
@@ -44,6 +46,8 @@ class CodecTraining:
     peak_lr: float = 6e-4
     quantize_at: float = 0.10
     judge_at: float = 0.62
+    judge_wait: int = 0
+    judge_ramp: int = 600
     mel_weight: float = 15.0
     magnitude_weight: float = 4.0
     commit_weight: float = 0.5
@@ -74,6 +78,10 @@ class LabelHeads(nn.Module):
 class CodecTrainer:
     """Networks, optimizers and the step of the current phase."""
 
+    loss_names: tuple[str, ...] = (
+        "mel", "magnitude", "commit", "codebook", "phone", "pitch", "judges", "fooling",
+    )  # fmt: skip
+
     def __init__(self, net: Codec, training: CodecTraining, device: torch.device) -> None:
         self.training, self.device, self.sizes = training, device, net.sizes
         self.net = net.to(device).train()
@@ -82,7 +90,7 @@ class CodecTrainer:
         self.averaged = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.spectral = SpectralLoss().to(device)
         self.phase = "decoder" if training.is_decoder_only else "free"
-        self._trained = list(self._decoder_parts() if training.is_decoder_only else self._all())
+        self._trained = self._trainable()
         self._lr = torch.tensor(0.0, device=device)
         self._judge_lr = torch.tensor(0.0, device=device)
         self._judge_ramp = torch.tensor(0.0, device=device)
@@ -91,10 +99,9 @@ class CodecTrainer:
         self._step = self._new_step()
         self._projected: list[Tensor] = []
 
-    def _all(self) -> list[nn.Parameter]:
-        return [*self.net.parameters(), *self.heads.parameters()]
-
-    def _decoder_parts(self) -> list[nn.Parameter]:
+    def _trainable(self) -> list[nn.Parameter]:
+        if not self.training.is_decoder_only:
+            return [*self.net.parameters(), *self.heads.parameters()]
         quantizer = self.net.quantizer
         parts = (self.net.decoder, quantizer.post_module, quantizer.upsample)
         return [p for part in parts for p in part.parameters()]
@@ -108,6 +115,11 @@ class CodecTrainer:
 
     def _new_step(self) -> CapturedStep:
         return CapturedStep(self._train_once, is_enabled=self.training.has_graph)
+
+    @property
+    def is_judged(self) -> bool:
+        """Do the discriminators take part?"""
+        return self.phase in ("judged", "decoder", "refine")
 
     @property
     def crop_labels(self) -> int:
@@ -124,7 +136,7 @@ class CodecTrainer:
             self.judge_optimizer.param_groups[0]["lr"] = judge_lr
 
     def step(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """One step; returns the losses in the order of ``LOSS_NAMES``, to be read later."""
+        """One step; returns the losses in the order of ``loss_names``, to be read later."""
         return self._step(samples, labels)
 
     def start_quantizing(self, latents: Tensor) -> list[float]:
@@ -169,19 +181,24 @@ class CodecTrainer:
         loss = t.mel_weight * mel + t.magnitude_weight * magnitude + codebook
         loss = loss + t.commit_weight * commit + phone + pitch
         judged = fooled = zero
-        if self.phase in ("judged", "decoder"):
+        if self.is_judged:
             judged, fooled, heard = self._judge(made, samples)
             loss = loss + self._judge_ramp * heard
+        self._update(loss)
+        parts = (mel, magnitude, commit, codebook, phone, pitch, judged, fooled)
+        return torch.stack([part.detach() for part in parts])
+
+    def _update(self, loss: Tensor) -> None:
+        """One step of the optimizer and of the averaged weights."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._trained, 5.0)
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-                list(self.averaged.parameters()), list(self.net.parameters()), 1 - t.ema
-            )
-            parts = (mel, magnitude, commit, codebook, phone, pitch, judged, fooled)
-            return torch.stack([part.detach() for part in parts])
+                list(self.averaged.parameters()), list(self.net.parameters()),
+                1 - self.training.ema,
+            )  # fmt: skip
 
     def _round_trip(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         quantizer = self.net.quantizer

@@ -12,17 +12,15 @@ word list of ``wamerican-small``; no downloads.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.pocket.plot import plot_curves
+from scripts.pocket.processes import finish_part, start_part, stop_part
 from scripts.pocket.words import SYSTEM_WORDS
 
-PARTS = ("codec", "encode", "lm", "export")
+PARTS = ("codec", "encode", "lm", "export", "speak")
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,14 @@ class Plan:
     flite: Path | None
     words: Path
 
+    @property
+    def wait_hours(self) -> float:
+        """Speech that has to be there before the codec trains."""
+        return min(0.3, self.hours / 4)
+
     def flite_options(self) -> list[str]:
         """Options that name the synthesizer's libraries."""
         return ["--flite", str(self.flite)] if self.flite else []
-
-
-def _start(module: str, *options: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", f"scripts.pocket.{module}", *options], env=environment
-    )
-
-
-def _finish(process: subprocess.Popen[bytes]) -> None:
-    if process.wait() != 0:
-        raise SystemExit(f"{process.args} failed with exit code {process.returncode}")
 
 
 def make_codec(plan: Plan) -> None:
@@ -71,33 +62,29 @@ def make_codec(plan: Plan) -> None:
     speech, joint = plan.work / "speech", plan.work / "codec"
     generator = None
     if not (speech / "complete").exists():
-        generator = _start(
+        generator = start_part(
             "shards", "--out", str(speech), "--hours", str(plan.hours),
             "--words", str(plan.words), *plan.flite_options(),
         )  # fmt: skip
-    _finish(
-        _start(
-            "train_codec",
-            "--data",
-            str(speech),
-            "--out",
-            str(joint),
-            "--minutes",
-            str(plan.codec_minutes),
-            "--judge-at",
-            "0.6",
-            "--no-fuse",
-        )
-    )
-    if generator:
-        _finish(generator)
-        (speech / "complete").touch()
+    training = start_part(
+        "train_codec", "--data", str(speech), "--out", str(joint),
+        "--minutes", str(plan.codec_minutes), "--judge-at", "0.6", "--no-fuse",
+        "--wait-hours", str(plan.wait_hours),
+    )  # fmt: skip
+    try:
+        finish_part(training)
+        if generator:
+            finish_part(generator)
+            (speech / "complete").touch()
+    finally:
+        if generator:
+            stop_part(generator)
 
 
 def encode(plan: Plan) -> None:
     """Turn all speech into training columns."""
-    _finish(
-        _start(
+    finish_part(
+        start_part(
             "encode_shards",
             "--data",
             str(plan.work / "speech"),
@@ -117,17 +104,19 @@ def make_lm(plan: Plan) -> None:
     state = decoder / "codec_state.pt"
     if not state.exists():
         state.write_bytes((joint / "codec_state.pt").read_bytes())
-    refining = _start(
+    refining = start_part(
         "train_codec", "--data", str(plan.work / "speech"), "--out", str(decoder),
         "--minutes", str(plan.lm_minutes), "--decoder-only", "--no-fuse", "--peak-lr", "3e-4",
-        "--capacity-hours", "40",
+        "--capacity-hours", "40", "--wait-hours", str(plan.wait_hours),
     )  # fmt: skip
-    _finish(
-        _start("train_lm", "--columns", columns, "--out", first, "--minutes", str(plan.lm_minutes))
+    finish_part(
+        start_part(
+            "train_lm", "--columns", columns, "--out", first, "--minutes", str(plan.lm_minutes)
+        )
     )
-    _finish(refining)
-    _finish(
-        _start(
+    finish_part(refining)
+    finish_part(
+        start_part(
             "train_lm",
             "--columns",
             columns,
@@ -147,8 +136,8 @@ def make_lm(plan: Plan) -> None:
 
 def export_model(plan: Plan) -> None:
     """Write the model folder and the plot of all curves."""
-    _finish(
-        _start(
+    finish_part(
+        start_part(
             "export",
             "--codec",
             str(plan.work / "decoder" / "codec.safetensors"),
@@ -160,6 +149,11 @@ def export_model(plan: Plan) -> None:
         )
     )
     plot_curves(sorted(plan.work.glob("*/curves_*.jsonl")), plan.work / "curves.svg")
+
+
+def speak(plan: Plan) -> None:
+    """Say one sentence with what was made."""
+    finish_part(start_part("try_out", "--model", str(plan.out), "--wav", str(plan.work / "a.wav")))
 
 
 def main() -> None:
@@ -183,7 +177,7 @@ def main() -> None:
         args.second_lm_minutes, args.flite, args.words,
     )  # fmt: skip
     plan.work.mkdir(parents=True, exist_ok=True)
-    steps = dict(zip(PARTS, (make_codec, encode, make_lm, export_model), strict=True))
+    steps = dict(zip(PARTS, (make_codec, encode, make_lm, export_model, speak), strict=True))
     first, last = PARTS.index(args.start_at), PARTS.index(args.until)
     for name in PARTS[first : last + 1]:
         began = time.perf_counter()

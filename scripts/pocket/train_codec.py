@@ -14,21 +14,30 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from scripts.pocket.codec import Codec
 from scripts.pocket.codec_files import load_codec, save_codec
 from scripts.pocket.codec_net import CodecSizes, compile_snake
-from scripts.pocket.codec_trainer import LOSS_NAMES, CodecTrainer, CodecTraining
+from scripts.pocket.codec_trainer import CodecTrainer, CodecTraining
 from scripts.pocket.curves import Curves
 from scripts.pocket.speech_store import SpeechStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def cosine_rate(progress: float, step: int, peak: float, warm_up: int = 200) -> float:
     """Linear warm-up over steps, then a cosine over the schedule down to 4 %."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return peak * min(1.0, (step + 1) / warm_up) * (0.04 + 0.96 * cosine)
+
+
+def judge_weight(training: CodecTraining, judged_steps: int) -> float:
+    """How much the discriminators count after so many steps of their own."""
+    return min(1.0, max(0, judged_steps - training.judge_wait) / training.judge_ramp)
 
 
 @dataclass
@@ -42,33 +51,43 @@ class Progress:
 
 def train(
     trainer: CodecTrainer, store: SpeechStore, progress: Progress, curves: Curves,
-    run_minutes: float,
+    run_minutes: float, held: int = 64, when_seen: Callable[[dict[str, float]], None] | None = None,
 ) -> None:  # fmt: skip
-    """Train for ``run_minutes`` of the schedule of ``trainer.training.minutes``."""
+    """Train for ``run_minutes`` of the schedule of ``trainer.training.minutes``.
+
+    ``held`` crops are validated on every 45 seconds and at the end; ``when_seen`` is told the
+    figures.
+    """
     training, began = trainer.training, time.perf_counter()
     spent_before, num_labels = progress.spent_s, trainer.crop_labels
-    totals, count, told = torch.zeros(len(LOSS_NAMES), device=trainer.device), 0, began
+    totals, count, told = torch.zeros(len(trainer.loss_names), device=trainer.device), 0, began
     looked = began
+
+    def look() -> None:
+        figures = trainer.validate(*store.held_crops(held, num_labels))
+        curves.add("held_out", progress.step, progress.spent_s, figures)
+        if when_seen:
+            when_seen(figures)
+
     while (now := time.perf_counter()) - began < run_minutes * 60:
         progress.spent_s = spent_before + now - began
         share = progress.spent_s / (training.minutes * 60)
         _advance_phase(trainer, store, share)
-        is_judged = trainer.phase in ("judged", "decoder")
         trainer.set_rates(
             cosine_rate(share, progress.step, training.peak_lr),
             cosine_rate(share, progress.judged_steps, training.peak_lr * 0.5),
-            min(1.0, progress.judged_steps / 600),
+            judge_weight(training, progress.judged_steps),
         )
         totals += trainer.step(*store.crops(training.batch, num_labels))
         count, progress.step = count + 1, progress.step + 1
-        progress.judged_steps += is_judged
+        progress.judged_steps += trainer.is_judged
         if progress.step % 50 == 0:
             if trainer.phase == "quantized" and share < 0.5:
                 trainer.revive_codes()
             if trainer.device.type == "cuda":
                 torch.cuda.synchronize()  # the host must not run ahead of the clock
         if now - told > 10:
-            mean = dict(zip(LOSS_NAMES, (totals / count).tolist(), strict=True))
+            mean = dict(zip(trainer.loss_names, (totals / count).tolist(), strict=True))
             if not all(map(math.isfinite, mean.values())):
                 raise RuntimeError(f"a loss is not finite at step {progress.step}: {mean}")
             rate = count / (now - told)
@@ -76,12 +95,10 @@ def train(
             totals, count, told = torch.zeros_like(totals), 0, now
             store.refresh()
         if now - looked > 45:
-            figures = trainer.validate(*store.held_crops(64, num_labels))
-            curves.add("held_out", progress.step, progress.spent_s, figures)
+            look()
             looked = told = time.perf_counter()
             totals, count = torch.zeros_like(totals), 0
-    figures = trainer.validate(*store.held_crops(64, num_labels))
-    curves.add("held_out", progress.step, progress.spent_s, figures)
+    look()
 
 
 def _advance_phase(trainer: CodecTrainer, store: SpeechStore, share: float) -> None:
@@ -111,7 +128,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _wait_for_speech(store: SpeechStore, hours: float, deadline: float) -> None:
+def wait_for_speech(store: SpeechStore, hours: float, deadline: float) -> None:
     """The generator may have started only now."""
     store.refresh()
     while store.hours < hours:
@@ -144,7 +161,7 @@ def main() -> None:
         if trainer.phase == state["phase"]:
             progress = Progress(**state["progress"])
     store = SpeechStore(args.data, device, args.capacity_hours)
-    _wait_for_speech(store, args.wait_hours, began + args.minutes * 60)
+    wait_for_speech(store, args.wait_hours, began + args.minutes * 60)
     name = "curves_decoder.jsonl" if args.decoder_only else "curves_codec.jsonl"
     left_minutes = args.minutes - (time.perf_counter() - began) / 60
     train(trainer, store, progress, Curves(args.out / name), left_minutes)

@@ -17,6 +17,15 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
+def _widened(w, IS_INT8: tl.constexpr):
+    """Weights as float32. An int8 becomes one by its bits: the conversion itself is slow."""
+    if IS_INT8:
+        bits = (w.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.int32) | 0x4B000000
+        return bits.to(tl.float32, bitcast=True) - 8388736.0
+    return w.to(tl.float32)
+
+
+@triton.jit
 def few_rows_linear(
     x_ptr, norm_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, res_ptr, out_ptr,
     N, x_stride, out_stride, eps,
@@ -74,14 +83,14 @@ def few_rows_linear(
             root = tl.rsqrt(tl.sum(wide * wide, 0) / K + eps)
             x = ((wide * root).to(DTYPE) * norm).to(DTYPE)
         wide = x.to(tl.float32)[None, :]
-        y = tl.sum(w.to(tl.float32) * wide, 1)
+        y = tl.sum(_widened(w, IS_INT8) * wide, 1)
         if IS_INT8:
             y = y * scale
         if HAS_BIAS:
             y += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)
         y = y.to(DTYPE)
         if HAS_GATE:
-            other = tl.sum(w2.to(tl.float32) * wide, 1)
+            other = tl.sum(_widened(w2, IS_INT8) * wide, 1)
             if IS_INT8:
                 other = other * scale2
             gate = y.to(tl.float32)
@@ -105,17 +114,20 @@ def _prefetch(ptr, N, first_row, K: tl.constexpr, BLOCK_N: tl.constexpr, LINES: 
 
 @triton.jit
 def many_rows_linear(
-    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, res_ptr, out_ptr,
-    M, N, x_stride, out_stride,
+    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, out_ptr,
+    M, N, x_stride, out_stride, split_stride,
     K: tl.constexpr, LINES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, HAS_GATE: tl.constexpr, HAS_RES: tl.constexpr,
-    IS_INT8: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr, HAS_GATE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, IS_INT8: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """As ``few_rows_linear`` for more rows, on the matrix units, without norm and bias.
+    """As ``few_rows_linear`` for more rows, on the matrix units, without norm.
 
-    ``K`` is a multiple of ``BLOCK_K``.
+    With ``SPLIT_K`` programs to a sum, each writes its part; ``norm_rows`` adds them up.
 
     Args:
+        out_ptr: ``[SPLIT_K, M, N]``, ``split_stride`` and ``out_stride`` apart; float32 where
+            parts are meant.
+        K: A multiple of ``SPLIT_K * BLOCK_K``.
         LINES: Lines of 128 bytes in a row of weights, rounded up to a power of two.
     """
     if PDL:
@@ -125,15 +137,18 @@ def many_rows_linear(
             _prefetch(w2_ptr, N, tl.program_id(0) * BLOCK_N, K, BLOCK_N, LINES)
         gdc_wait()
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    OUT: tl.constexpr = out_ptr.dtype.element_ty
+    SHARE: tl.constexpr = K // SPLIT_K
     offs_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first = tl.program_id(2) * SHARE
     mask_n, mask_m = offs_n < N, offs_m < M
     x_rows = x_ptr + offs_m.to(tl.int64)[:, None] * x_stride
     w_rows = tl.minimum(offs_n, N - 1).to(tl.int64)[:, None] * K
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     acc2 = acc
-    for start in range(0, K, BLOCK_K):
-        offs_k = start + tl.arange(0, BLOCK_K)
+    for start in range(0, SHARE, BLOCK_K):
+        offs_k = first + start + tl.arange(0, BLOCK_K)
         w = tl.load(w_ptr + w_rows + offs_k[None, :])
         x = tl.load(x_rows + offs_k[None, :], mask=mask_m[:, None], other=0.0)
         acc = tl.dot(x, tl.trans(w.to(DTYPE)), acc, input_precision="ieee")
@@ -144,23 +159,27 @@ def many_rows_linear(
         acc = acc * tl.load(scale_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
         if HAS_GATE:
             acc2 = acc2 * tl.load(scale2_ptr + offs_n, mask=mask_n, other=0.0)[None, :]
-    y = acc.to(DTYPE)
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)[None, :]
     if HAS_GATE:
-        gate = y.to(tl.float32)
-        y = ((gate * tl.sigmoid(gate)).to(DTYPE) * acc2.to(DTYPE)).to(DTYPE)
+        gate = acc.to(DTYPE).to(tl.float32)
+        acc = ((gate * tl.sigmoid(gate)).to(DTYPE) * acc2.to(DTYPE)).to(tl.float32)
+    out = out_ptr + tl.program_id(2).to(tl.int64) * split_stride
     places = offs_m.to(tl.int64)[:, None] * out_stride + offs_n[None, :]
-    mask = mask_m[:, None] & mask_n[None, :]
-    if HAS_RES:
-        y = (tl.load(res_ptr + places, mask=mask, other=0.0) + y).to(DTYPE)
-    tl.store(out_ptr + places, y, mask=mask)
+    tl.store(out + places, acc.to(OUT), mask=mask_m[:, None] & mask_n[None, :])
 
 
 @triton.jit
 def norm_rows(
-    x_ptr, norm_ptr, out_ptr, x_stride, eps,
-    K: tl.constexpr, KP: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, part_ptr, norm_ptr, out_ptr, x_stride, part_stride, split_stride, eps,
+    K: tl.constexpr, KP: tl.constexpr, SPLIT_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """RMS-norm ``[M, K]`` rows, ``x_stride`` apart, into packed ones: one program a row."""
+    """Add the parts of a sum to ``[M, K]`` rows, then RMS-norm them into packed ones.
+
+    Args:
+        x_ptr: Rows, ``x_stride`` apart; the sums are written back.
+        part_ptr: ``[SPLIT_K, M, K]`` float32; not read if ``SPLIT_K`` is 0.
+    """
     if PDL:
         gdc_launch_dependents()
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
@@ -169,20 +188,14 @@ def norm_rows(
     norm = tl.load(norm_ptr + offs, mask=mask, other=0.0)
     if PDL:
         gdc_wait()
-    wide = tl.load(x_ptr + row * x_stride + offs, mask=mask, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + row * x_stride + offs, mask=mask, other=0.0)
+    if SPLIT_K > 0:
+        part = part_ptr + row * part_stride + offs
+        added = tl.load(part, mask=mask, other=0.0)
+        for split in tl.static_range(1, SPLIT_K):
+            added += tl.load(part + split * split_stride, mask=mask, other=0.0)
+        x = (x + added.to(DTYPE)).to(DTYPE)
+        tl.store(x_ptr + row * x_stride + offs, x, mask=mask)
+    wide = x.to(tl.float32)
     root = tl.rsqrt(tl.sum(wide * wide, 0) / K + eps)
     tl.store(out_ptr + row * K + offs, ((wide * root).to(DTYPE) * norm).to(DTYPE), mask=mask)
-
-
-@triton.jit
-def gate_rows(gate_ptr, other_ptr, out_ptr, count, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """``silu(gate) * other`` over ``count`` elements, rounded as the plain network does."""
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    DTYPE: tl.constexpr = out_ptr.dtype.element_ty
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = offs < count
-    gate = tl.load(gate_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-    other = tl.load(other_ptr + offs, mask=mask, other=0.0)
-    tl.store(out_ptr + offs, ((gate * tl.sigmoid(gate)).to(DTYPE) * other).to(DTYPE), mask=mask)

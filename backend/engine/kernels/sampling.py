@@ -29,8 +29,11 @@ def _exponential(seed, step, draws):
     """The noise of ``backend.engine.noise``, draws counted from 0."""
     start = _mixed(seed.to(tl.uint64) * MIX_1 + GOLDEN) + step.to(tl.uint64) * STEP
     words = _mixed(start + (draws + 1).to(tl.uint64) * GOLDEN)
-    uniform = ((words >> 41).to(tl.int64).to(tl.float64) + 0.5) * (1.0 / 8388608.0)
-    return (-tl.log(uniform)).to(tl.float32)
+    uniform = ((words >> 41).to(tl.int32).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
+    # Near 1, where the winners are, the card's logarithm is coarse: there its series, to 1e-8.
+    w = 1.0 - uniform
+    series = w * (1.0 + w * (0.5 + w * (1.0 / 3.0 + w * (0.25 + w * 0.2))))
+    return tl.where(w < 0.03125, series, -tl.log(uniform))
 
 
 @triton.jit

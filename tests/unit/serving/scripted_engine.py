@@ -113,6 +113,10 @@ class Notebook:
     chunk_frames: list[int] = field(default_factory=list)
     summary: SynthesisSummary | None = None
     error: Exception | None = None
+    has_begun: bool = False
+
+    def began(self) -> None:
+        self.has_begun = True
 
     def audio(self, chunk: AudioChunk) -> None:
         self.samples += list(chunk.samples)

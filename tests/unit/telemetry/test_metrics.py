@@ -18,6 +18,12 @@ UNITS = ("_seconds", "_bytes", "_percent", "_watts", "_celsius")
 COUNTED = {
     "tts_requests",
     "tts_errors",
+    "tts_speech_troubles",
+    "tts_recent_rtf",
+    "tts_recent_queue_depth",
+    "tts_recent_batch_size",
+    "tts_energy_joules",
+    "tts_energy_joules_per_audio_second",
     "tts_requests_in_progress",
     "tts_rtf",
     "tts_queue_depth",
@@ -26,6 +32,8 @@ COUNTED = {
     "tts_cache_hits",
     "tts_cache_misses",
     "tts_cache_evictions",
+    "tts_engine_restarts",
+    "tts_streams_broken",
     "tts_cache_entries",
     "gpu_available",
 }
@@ -83,6 +91,21 @@ def watched() -> Metrics:
     )
     metrics.watch_gpu(lambda: GpuReading(available=True, power_w=70.5, temperature_c=44))
     return metrics
+
+
+def test_deaths_of_the_engine_are_counted_in_both_forms() -> None:
+    metrics = Metrics()
+    metrics.watch_engine(
+        lambda: EngineStatus(
+            EngineState.RESTARTING, restarts=3, streams_broken=2, last_failure="killed"
+        )
+    )
+    text = samples(metrics)
+    assert text["tts_engine_restarts_total"] == 3
+    assert text["tts_streams_broken_total"] == 2
+    engine = metrics.snapshot()["engine"]
+    assert (engine["state"], engine["restarts"], engine["streams_broken"]) == ("restarting", 3, 2)
+    assert engine["last_failure"] == "killed"
 
 
 def test_a_request_is_counted_in_both_forms() -> None:
