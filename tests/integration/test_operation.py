@@ -128,12 +128,15 @@ def test_caches_are_emptied_together_or_one_at_a_time(client: TestClient):
         assert client.post("/tts", data=HELLO, files=files).status_code == 200
 
     fill()
-    assert client.post("/cache/clear").json() == {"cleared": {"voice_codes": 1, "semantic": 1}}
+    everything = client.post("/cache/clear").json()
+    assert everything == {"cleared": {"voice_codes": 1, "semantic": 1, "prefix_kv": 2}}
+    prefixes = client.post("/cache/clear", json={"cache": "prefix_kv"}).json()
+    assert prefixes == {"cleared": {"prefix_kv": 2}}
     fill()
     semantic = client.post("/cache/clear", json={"cache": "semantic"}).json()
     assert semantic == {"cleared": {"semantic": 1}}
     rest = client.post("/cache/clear", json={"cache": "all"}).json()
-    assert rest == {"cleared": {"voice_codes": 1, "semantic": 0}}
+    assert rest == {"cleared": {"voice_codes": 1, "semantic": 0, "prefix_kv": 2}}
 
 
 def test_pages_of_allowed_origins_may_read_the_figures(client: TestClient):

@@ -11,6 +11,7 @@ import torch
 from backend.core.errors import ConfigurationError
 from backend.core.settings import read_settings
 from backend.engine import memory
+from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.host_memory import (
     available_host_bytes,
     container_available,
@@ -58,7 +59,7 @@ def test_weights_and_slots_are_those_of_the_loaded_model(quantization: str, prec
     values = {"quantization": quantization, "mixed_precision": precision, "max_seq_len": 512}
     settings = read_settings(None, device="cpu", **values)
     chosen = choose_precision(settings)
-    model = LoadedModel.load("pocket", POCKET, chosen)
+    model = LoadedModel.load("pocket", POCKET, chosen, choose_codec_setup(settings, chosen.device))
     plan = plan_for(settings, chosen, POCKET)
     assert plan.weight_bytes == held_bytes(model.dual_ar)
     assert plan.codec_bytes == sum(p.numel() * p.element_size() for p in model.codec.parameters())
@@ -121,9 +122,8 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_would(budget_mb: int, adv
 
 
 def test_an_engine_beyond_its_budget_does_not_start() -> None:
-    settings = read_settings(
-        None, device="cpu", cpu_threads=1, memory_budget_mb=400, prefix_cache_mb=0
-    )
+    values = {"cpu_threads": 1, "memory_budget_mb": 400, "prefix_cache_mb": 0}
+    settings = read_settings(None, device="cpu", **values)
     with pytest.raises(ConfigurationError, match=r"does not fit.*MAX_SLOTS=2"):
         OptimizedEngine.load(settings, POCKET)
 

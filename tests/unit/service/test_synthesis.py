@@ -117,7 +117,7 @@ async def test_without_a_seed_one_is_drawn_and_told(
 
 async def test_same_seed_gives_the_same_bytes_and_another_seed_others(service: SynthesisService):
     first = await all_bytes(await service.speak(asked()))
-    service.clear_caches()
+    await service.clear_caches()
     assert await all_bytes(await service.speak(asked())) == first
     assert await all_bytes(await service.speak(asked(seed=6))) != first
 
