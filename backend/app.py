@@ -32,7 +32,7 @@ from backend.api import (
 )
 from backend.api.connections import ImpatientHttpProtocol
 from backend.api.context import ApiContext
-from backend.api.errors import add_error_handlers
+from backend.api.errors import PREDICTED_TTFA_HEADER, add_error_handlers
 from backend.api.fish.routes import router as fish_router
 from backend.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from backend.api.openai.routes import router as openai_router
@@ -218,7 +218,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["*"],
-        expose_headers=[*SPEECH_HEADERS, "Retry-After"],
+        expose_headers=[*SPEECH_HEADERS, "Retry-After", PREDICTED_TTFA_HEADER],
     )
 
 

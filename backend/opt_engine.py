@@ -19,7 +19,7 @@ import torch
 
 from backend.core.contract import FrameChunk
 from backend.core.errors import CheckpointMismatchError
-from backend.core.types import PREFIXES, EngineInfo, SamplingParams, Turn
+from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.decode_step import FrameSizes
 from backend.engine.kv_store import KVStore
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from backend.models.dual_ar import DualAR
 
 WARM_UP_TEXT = "Hello."
+PREFIXES = "prefix_kv"
+"""Name of the cache of known prompts."""
 
 
 @dataclass(frozen=True, slots=True)

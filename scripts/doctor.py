@@ -24,6 +24,7 @@ import torch
 
 from backend.core.errors import TTSError
 from backend.core.model_location import resolve_model_dir
+from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.memory import free_budget, most_slots, plan_for
 from backend.engine.precision import choose_precision, cpu_threads
 from backend.opt_engine import LoadedModel, OptimizedEngine
@@ -187,8 +188,10 @@ class Surgery:
     def _load(self, changes: dict[str, Any]) -> tuple[LoadedModel, OptimizedEngine, int]:
         settings = self.settings(**changes)
         precision = choose_precision(settings)
-        loaded = LoadedModel.load(self.model, resolve_model_dir(settings), precision)
-        return loaded, OptimizedEngine(loaded, precision, settings), cpu_threads(settings)
+        codec_setup = choose_codec_setup(settings, precision.device)
+        loaded = LoadedModel.load(self.model, resolve_model_dir(settings), precision, codec_setup)
+        engine = OptimizedEngine(loaded, precision, codec_setup, settings)
+        return loaded, engine, cpu_threads(settings)
 
 
 def _weights_mib(loaded: LoadedModel) -> float:

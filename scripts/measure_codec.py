@@ -1,10 +1,10 @@
 """Measure the codec on this machine: speed, rounding, and that every fast path tells the truth.
 
-    python scripts/measure_codec.py                              the pocket voice's codec, on the CPU
+    python scripts/measure_codec.py                              the pocket voice, on the CPU
     python scripts/measure_codec.py --device cuda --random-s1    S1-mini's sizes, random weights
 
-Needs torch alone (Triton for the fused snake, safetensors for the pocket voice). The last line of the
-output is one JSON object: milliseconds are medians, SNR is in dB against float32.
+Needs torch alone (Triton for the fused snake, safetensors for the pocket voice). The last line of
+the output is one JSON object: milliseconds are medians, SNR is in dB against float32.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def measure_rounding(args: argparse.Namespace, device: torch.device) -> dict[str
 
 
 def measure_equality(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Give the largest difference of each fast path to the plain one, whose samples are in -1..1."""
+    """Give the largest difference of each fast path to the plain one; samples are in -1..1."""
     codec = make_codec(args, "decode", DTYPES[args.precision])
     streams = make_codes(codec, 5, 23)
     plain = [codec.decode_frames(torch.from_numpy(c).long()[None].to(device))[0] for c in streams]
@@ -194,7 +194,6 @@ def measure_whole(args: argparse.Namespace, device: torch.device) -> dict[str, A
             lambda: codec.decode_frames(on_device), args.repeats, device
         ),
     }
-    del codec, decoder
     encoder = make_codec(args, "encode", torch.float32)
     samples = torch.randn(1, round(args.seconds * encoder.sample_rate)).mul_(0.1).to(device)
     chunk_frames = 256 if device.type == "cuda" else 64

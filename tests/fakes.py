@@ -280,13 +280,13 @@ class FakeEngineClient:
         await self.may_encode.wait()
         return fake_reference_codes(samples, self._info)
 
-    async def clear_caches(self) -> dict[str, int]:
-        self._check_serving()
-        return {"prefix_kv": 2}
-
     async def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         self._check_serving()
         return fake_prompt_length(text, turns)
+
+    async def clear_caches(self) -> dict[str, int]:
+        self._check_serving()
+        return {"prefix_kv": 0}
 
     async def synthesize(
         self, request: SynthesisRequest

@@ -118,8 +118,7 @@ class CacheClearRequest(BaseModel):
     cache: Annotated[Literal["all", "voice_codes", "semantic", "prefix_kv"], _null_means("all")] = (
         "all"
     )
-    """`voice_codes`: uploaded recordings; `semantic`: spoken texts; `prefix_kv`: what known
-    voices' prompts left on the device."""
+    """`voice_codes`: uploaded recordings; `semantic`: spoken texts; `prefix_kv`: voices' prompts."""
 
 
 class ErrorDetail(BaseModel):

@@ -81,7 +81,10 @@ def speech_body(schema: type[SpeechFields]) -> dict[str, Any]:
     "/tts",
     summary="Speak a text",
     response_class=Response,
-    responses={200: _AUDIO_ANSWER, **error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503)},
+    responses={
+        200: _AUDIO_ANSWER,
+        **error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+    },
     openapi_extra={"requestBody": speech_body(TtsRequest)},
 )
 async def speak(request: Request, context: Context) -> Response:

@@ -22,6 +22,8 @@
     ├── OriginNotAllowedError        a web page of a foreign origin asks
     ├── RateLimitError               try again after ``retry_after_s``
     ├── QueueFullError               try again after ``retry_after_s``
+    │   └── OverloadedError          one more stream would be too many; tells the predicted TTFA
+    ├── DeadlineExceededError        the speech was not ready in time
     ├── EngineUnavailableError       starting, restarting or closed
     │   └── ServiceClosedError
     ├── NotOfferedError              a part of another API that this project does not have
@@ -148,6 +150,26 @@ class QueueFullError(TTSError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class OverloadedError(QueueFullError):
+    """The engine could not keep up with one more stream, or not soon enough.
+
+    Args:
+        message: What happened, for the client.
+        retry_after_s: Seconds after which a new try has a chance.
+        predicted_ttfa_s: Seconds after which the first sound was expected, if that is known.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, predicted_ttfa_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.predicted_ttfa_s = predicted_ttfa_s
+
+
+class DeadlineExceededError(TTSError):
+    """The engine took longer than ``REQUEST_TIMEOUT_S`` allows."""
 
 
 class EngineUnavailableError(TTSError):

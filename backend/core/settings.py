@@ -133,6 +133,24 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=64, ge=0, le=10000)
     """Requests that may wait; one more gets 429 with Retry-After."""
 
+    scheduling: Literal["deadline", "fifo"] = "deadline"
+    """Who goes first when many are served. `deadline`: the stream whose listener would run dry
+    first; a new one starts when the others' buffers outlast its prompt. `fifo`: all in turn."""
+
+    admission: Literal["queue", "refuse"] = "queue"
+    """A new stream that the engine could not keep up with waits (`queue`) or gets 429 with
+    Retry-After and X-Predicted-TTFA-Ms (`refuse`). Whole files always wait."""
+
+    max_ttfa_s: float = Field(default=2.0, ge=0, le=3600)
+    """With ADMISSION=refuse: longest predicted time to the first sound, in seconds. 0: no limit,
+    only streams that would make others run dry are refused."""
+
+    request_timeout_s: float = Field(default=0.0, ge=0, le=86400)
+    """Longest time that one stretch of a text (a sentence or a few) may take, waiting for a slot
+    included and time in which the client takes nothing left out. Before the first sound it ends
+    with 504, after it the speech ends there. 0: 30 s and four times what the measured speed and the
+    length of the text let expect."""
+
     memory_budget_mb: int = Field(default=0, ge=0, le=16777216)
     """MiB that weights, slots and working memory may take together, on the card or, with
     `DEVICE=cpu`, in the host. 0: 90 % of what is free at the start. A plan that does not fit stops

@@ -67,6 +67,9 @@ class SynthesisRequest:
         sampling: How codes are drawn.
         codes: ``[K, F]`` int32 when the speech is known already and only the codec has to run.
         stream: True makes the first chunks small, so that sound starts early.
+        buffered_s: When this continues speech that a listener of a stream is hearing: seconds of it
+            that are still to be heard, 0 if it ran dry. None begins.
+        speed: How many times faster than made the listener hears it.
     """
 
     request_id: str
@@ -75,6 +78,8 @@ class SynthesisRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     codes: NDArray[np.int32] | None = None
     stream: bool = True
+    buffered_s: float | None = None
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ class FinishReason(StrEnum):
     """It went wrong (endless, a loop, silence) and was cut where it did."""
     CODES = "codes"
     """The given codes were all decoded."""
+    TIMEOUT = "timeout"
+    """It took too long; what there was has been heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,8 @@ class SynthesisSummary:
         prefill_s: The prompt's pass.
         semantic_s: All decode steps of this sequence.
         codec_s: All codec decodes of this sequence.
+        num_underruns: Times the listener ran dry, by the clock of what was sent when.
+        dry_s: Seconds of silence in all that this meant.
     """
 
     finish_reason: FinishReason
@@ -122,6 +131,8 @@ class SynthesisSummary:
     prefill_s: float
     semantic_s: float
     codec_s: float
+    num_underruns: int = 0
+    dry_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +181,6 @@ class EngineInfo:
         return self.sample_rate / self.frame_length
 
 
-PREFIXES = "prefix_kv"
-"""Name of the engine's cache of known prompts."""
-
-
 @dataclass(frozen=True, slots=True)
 class CacheCounters:
     """What a cache holds and has done since the start."""
@@ -209,10 +216,10 @@ class EngineStatus:
         max_running: Slots.
         memory_bytes: Device memory in use, or None where the device does not tell.
         peak_memory_bytes: The most so far, or None.
-        caches: The engine's own caches by name.
         restarts: Times it was started again after it had died.
         streams_broken: Requests that were cut by its death after they had begun to sound.
         last_failure: Why it died the last time, or None.
+        caches: The engine's own caches by name.
     """
 
     state: EngineState
@@ -222,10 +229,10 @@ class EngineStatus:
     max_running: int = 0
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
-    caches: dict[str, CacheCounters] = field(default_factory=dict[str, CacheCounters])
     restarts: int = 0
     streams_broken: int = 0
     last_failure: str | None = None
+    caches: dict[str, CacheCounters] = field(default_factory=dict[str, CacheCounters])
 
     @property
     def takes_requests(self) -> bool:

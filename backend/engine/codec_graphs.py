@@ -180,8 +180,8 @@ class CodecGraphs:
             replay = self._capture(self._step, *self._unpacked(packed, batch, frames))
         except torch.OutOfMemoryError:
             _log.warning(
-                "no memory for a CUDA graph of the codec (%d streams, %d frames): they run eagerly; "
-                "use fewer MAX_SLOTS, a smaller CHUNK_SIZE or CUDA_GRAPHS=false",
+                "no memory for a CUDA graph of the codec (%d streams, %d frames): they run "
+                "eagerly; use fewer MAX_SLOTS, a smaller CHUNK_SIZE or CUDA_GRAPHS=false",
                 batch,
                 frames,
             )

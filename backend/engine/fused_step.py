@@ -5,6 +5,10 @@ and no host read anywhere: it is made to be captured in a CUDA graph. Weights ar
 network keeps them; nothing is copied.
 """
 
+# Triton is not installed beside a CPU torch, its launchers have no types, and layers are found by index.
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 
-from backend.engine.kernels.attention import fast_attention, slow_attention
+from backend.engine.kernels.attention import fast_attention, join_splits, slow_attention
 from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
 
@@ -33,7 +37,7 @@ MOST_SPLITS = 4
 KEYS_AT_ONCE = 64
 """Positions a program of the slow attention reads ahead."""
 
-PROGRAMS_WANTED = 512
+PROGRAMS_WANTED = 2048
 """Programs of the slow attention above which a split grows instead."""
 
 
@@ -85,7 +89,6 @@ class FusedStep:
             2, config.n_fast_layer, batch, config.fast_n_local_heads, positions,
             config.fast_head_dim,
         )  # fmt: skip
-        self._counts = room(batch, config.n_local_heads, of=torch.int32)
         # one row (and its pair of fast positions) is served without these
         rows = 0 if batch == 1 else 2 * batch
         self._normed = room(rows * max(config.dim, config.fast_dim))
@@ -104,8 +107,9 @@ class FusedStep:
         self._embed()
         for layer_idx, layer in enumerate(self._model.layers):
             self._slow_layer(layer_idx, layer)
-        self._enter_fast()
+        # the head's norm also ends the last layer's sum, so it comes before the fast transformer
         self._linear(self._x, self._model.semantic_head, self._logits, norm=self._model.norm.weight)
+        self._enter_fast()
         self._draw(0, self._logits, self._fast_x[1:], 2 * self._config.fast_dim)
         self._fast_pass(0)
         self._draw(1, self._fast_logits, self._fast_x, self._config.fast_dim)
@@ -146,11 +150,17 @@ class FusedStep:
         share = config.n_head // config.n_local_heads
         slow_attention[(self._num_rows, config.n_local_heads, self._splits)](
             self._qkv, q_norm, k_norm, self._model.rope, keys, values, self._slots, lengths,
-            self._mixed, self._parts, self._counts, self._qkv.shape[1], keys.stride(0), keys.stride(1),
+            self._mixed, self._parts, self._qkv.shape[1], keys.stride(0), keys.stride(1),
             config.norm_eps, config.n_head, config.n_local_heads, config.head_dim,
             max(16, triton.next_power_of_2(share)), KEYS_AT_ONCE, self._split_length, self._splits,
-            triton.next_power_of_2(self._splits), has_norm, self._pdl, num_warps=4, **self._launch,
+            has_norm, self._pdl, num_warps=4, **self._launch,
         )  # fmt: skip
+        if self._splits > 1:
+            join_splits[(self._num_rows, config.n_head)](
+                self._parts, self._slots, lengths, self._mixed, config.n_head, config.head_dim,
+                self._split_length, self._splits, triton.next_power_of_2(self._splits), self._pdl,
+                num_warps=2, **self._launch,
+            )  # fmt: skip
         self._linear(self._mixed, attention.wo, self._x, residual=self._x)
         self._feed_forward(layer, self._x, self._inner, self._num_rows)
 
@@ -215,7 +225,8 @@ class FusedStep:
         limit = sizes.num_semantic if codebook == 0 else sizes.num_residual
         draw_codes[(self._num_rows,)](
             logits, self._slots, state.seeds, state.steps, rows.temperature, rows.greedy,
-            rows.top_p, rows.top_k, rows.repetition_penalty, state.window, state.recent,
+            rows.top_p, rows.top_k, rows.repetition_penalty, state.window, state.min_steps,
+            state.recent,
             self.codes, self._model.fast_embeddings.weight,
             logits if following is None else following, logits.shape[1], logits.shape[1],
             sum(sizes.draws[:codebook]), codebook, stride, limit,
@@ -332,7 +343,7 @@ def tile_shape(rows: int, features: int, width: int, *, is_sum: bool) -> TileSha
     while is_sum and split_k * 2 <= MOST_SPLITS and width % (split_k * 2 * block_k) == 0:
         split_k *= 2
     block_m = min(64, max(16, triton.next_power_of_2(rows)))
-    return TileShape(block_m, 32 if features <= 2048 or rows > 32 else 16, block_k, split_k, 4, 4)
+    return TileShape(block_m, 32, block_k, split_k, 4, 4)
 
 
 @dataclass(frozen=True, slots=True)

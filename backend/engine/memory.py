@@ -77,7 +77,7 @@ class MemoryPlan:
 
     @property
     def codec_bytes(self) -> int:
-        """The codec's weights."""
+        """The codec's weights: both halves, although a large encoder is loaded when needed."""
         return _codec_bytes(self.codec)[0]
 
     @property
@@ -258,9 +258,10 @@ def _dual_ar_bytes(config: DualARConfig, dtype: torch.dtype, quantization: str) 
 def _codec_bytes(config: CodecConfig) -> tuple[int, int]:
     """Bytes of the weights, and of one stream's state."""
     with torch.device("meta"):
-        codec = Codec(config)
-        state = codec.new_decode_state(1)
-    return _bytes(codec.parameters()), _bytes(state.tensors())
+        decoder, encoder = Codec(config, "decode"), Codec(config, "encode")
+        state = decoder.new_decode_state(1)
+    weights = _bytes(decoder.parameters()) + _bytes(encoder.parameters())
+    return weights, _bytes(state.tensors())
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -6,6 +6,8 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeAlias
 
+from backend.core.errors import DeadlineExceededError
+from backend.core.types import FinishReason
 from backend.service.files import plan_file, streamed_file, whole_file
 from backend.service.ledger import SpeechLedger
 from backend.service.requests import REFUSALS, Speech, SpeechRequest
@@ -92,6 +94,8 @@ class Delivery:
                         has_begun = True
                     yield piece
             status = RequestStatus.OK
+            if ledger.finish_reason is FinishReason.TIMEOUT:
+                status, error_name = RequestStatus.FAILED, DeadlineExceededError.__name__
         except Exception as error:
             status = RequestStatus.REJECTED if isinstance(error, REFUSALS) else RequestStatus.FAILED
             error_name = type(error).__name__

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 VOICE_CODES = "voice_codes"
 SEMANTIC = "semantic"
+PREFIX_KV = "prefix_kv"
 
 
 class SpeechLedger:
@@ -33,6 +34,7 @@ class SpeechLedger:
         num_frames: Frames made so far.
         num_samples: Samples made so far, at ``sample_rate``.
         num_trimmed: Samples of silence that were taken away.
+        num_underruns: Times the listener ran dry, by the scheduler's clock.
         sample_rate: Of the engine, in Hz.
         speed: How much faster than the engine's the client's sound is.
         ttfa_s: From the start to the first audio byte, once there is one.
@@ -61,6 +63,7 @@ class SpeechLedger:
         self.num_frames = 0
         self.num_samples = 0
         self.num_trimmed = 0
+        self.num_underruns = 0
         self.sample_rate: int | None = None
         self.speed = 1.0
         self.ttfa_s: float | None = None
@@ -82,6 +85,13 @@ class SpeechLedger:
     def now_s(self) -> float:
         """Seconds since the start."""
         return self._clock() - self._started
+
+    @property
+    def buffered_s(self) -> float | None:
+        """Seconds of sound that the listener of a stream still has; None before the first."""
+        if self.ttfa_s is None or self.audio_s is None or not self.is_stream:
+            return None
+        return max(0.0, self.audio_s - (self.now_s() - self.ttfa_s))
 
     def add_stage(self, stage: Stage, spent_s: float) -> None:
         """Add time spent in a stage."""
@@ -105,6 +115,7 @@ class SpeechLedger:
                 it came from the cache.
         """
         self.finish_reason = finish_reason
+        self.num_underruns += summary.num_underruns
         self.add_stage(Stage.QUEUE, summary.queue_s)
         self.add_stage(Stage.CODEC, summary.codec_s)
         if summary.finish_reason is not FinishReason.CODES:
@@ -152,6 +163,7 @@ class SpeechLedger:
             finish_reason=self.finish_reason.value if self.finish_reason else None,
             audio_s=self.audio_s,
             total_s=self.total_s,
+            num_underruns=self.num_underruns if self.is_stream else None,
             # a whole file has no first sound before its end: it would spoil the figure of streams
             ttfa_s=self.ttfa_s if self.is_stream else None,
             stages_s=dict(self.stages_s),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.core.errors import GenerationError, QueueFullError
-from backend.core.types import AudioChunk, SynthesisRequest, Turn
+from backend.core.errors import DeadlineExceededError, GenerationError, QueueFullError
+from backend.core.types import AudioChunk, FinishReason, SynthesisRequest, Turn
 from backend.service.cache import SemanticCache, SpokenCodes, semantic_key
 from backend.service.ledger import SEMANTIC
 from backend.service.text import text_weight
@@ -89,6 +89,7 @@ class Narrator:
 
         Raises:
             GenerationError: Not one frame came out.
+            DeadlineExceededError: It took too long, and nobody has heard anything yet.
             Exception: Whatever ``EngineClient.synthesize`` raises.
         """
         spoken: list[Turn] = []
@@ -97,8 +98,14 @@ class Narrator:
             idx += 1
             chunks = self.speak_one(narration, idx, text, spoken, info, ledger)
             async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk.samples
+                try:
+                    async for chunk in chunks:
+                        yield chunk.samples
+                except DeadlineExceededError:
+                    if ledger.buffered_s is None:
+                        raise
+                    ledger.finish_reason = FinishReason.TIMEOUT  # what is sounding ends cleanly
+                    return
             del spoken[1:-1]  # the first and the last are continued; a book has thousands
         if not spoken:
             raise GenerationError(NO_SOUND)
@@ -180,6 +187,8 @@ class Narrator:
                     text="",
                     codes=codes,
                     stream=stream,
+                    buffered_s=ledger.buffered_s,
+                    speed=ledger.speed,
                 )
                 results = self._submit(request, is_admitted=ledger.num_samples > 0)
                 async with aclosing(results):
@@ -229,6 +238,8 @@ class Narrator:
             sampling=sampling,
             codes=cached.codes if cached else None,
             stream=narration.stream,
+            buffered_s=ledger.buffered_s,
+            speed=ledger.speed,
         )
         frames: list[NDArray[np.int32]] = []
         is_admitted = narration.is_patient or ledger.num_samples > 0

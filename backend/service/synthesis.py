@@ -13,11 +13,11 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.core.errors import EngineUnavailableError, TTSError
-from backend.core.types import PREFIXES, EngineState, EngineStatus
+from backend.core.types import EngineState, EngineStatus
 from backend.service.bare_codec import decode_codes
 from backend.service.cache import SemanticCache, VoiceCodesCache, cache_budgets
 from backend.service.delivery import Delivery
-from backend.service.ledger import SEMANTIC, VOICE_CODES, SpeechLedger
+from backend.service.ledger import PREFIX_KV, SEMANTIC, VOICE_CODES, SpeechLedger
 from backend.service.narration import Narration, Narrator
 from backend.service.preparation import Preparation
 from backend.service.references import ReferenceVoices
@@ -180,15 +180,17 @@ class SynthesisService:
         return await decode_codes(self._engine, codes, info, request_id)
 
     async def clear_caches(self, name: str | None = None) -> dict[str, int]:
-        """Empty one cache (``voice_codes``, ``semantic``, ``prefix_kv``) or, without a name, all.
+        """Empty one cache (``"voice_codes"``, ``"semantic"``, ``"prefix_kv"``) or, without a name, all.
 
         Returns:
             The number of entries dropped, by cache.
+
+        Raises:
+            EngineUnavailableError: The engine, which keeps ``prefix_kv``, is not there.
         """
         caches = {VOICE_CODES: self._voice_codes.lru, SEMANTIC: self._semantic.lru}
         cleared = {key: lru.clear() for key, lru in caches.items() if name in (None, key)}
-        # an engine that is not there has no cache either
-        if name in (None, PREFIXES) and self.status().state is EngineState.READY:
+        if name in (None, PREFIX_KV):
             cleared |= await self._engine.clear_caches()
         return cleared
 

@@ -136,17 +136,17 @@ class CollectedReadings(Collector):
             "energy": dict(zip(("joules", "joules_per_audio_s"), self._energy(), strict=True)),
         }
 
+    def _energy(self) -> tuple[float | None, float | None]:
+        joules = self.card.joules if self.card is not None else None
+        audio_s = self._audio_s()
+        return joules, joules / audio_s if joules is not None and audio_s else None
+
     def _cache_readings(self) -> Iterator[tuple[str, CacheReading]]:
         """The service's caches, then the engine's own."""
         for name, read in self.caches.items():
             yield name, read()
         if self.engine is not None:
             yield from self.engine().caches.items()
-
-    def _energy(self) -> tuple[float | None, float | None]:
-        joules = self.card.joules if self.card is not None else None
-        audio_s = self._audio_s()
-        return joules, joules / audio_s if joules is not None and audio_s else None
 
     def _cache_families(self) -> Iterator[Metric]:
         label = ["cache"]

@@ -54,6 +54,7 @@ class Metrics:
         self._troubles: Tally[tuple[str, str]] = Tally()
         self._in_progress = 0
         self._audio_s = 0.0
+        self._underruns = 0
         self._figures = RecentFigures(window)
         self._readings = CollectedReadings(lambda: self._audio_s)
         self._registry = CollectorRegistry()
@@ -83,6 +84,11 @@ class Metrics:
         )
         self._audio_total = Counter(
             "tts_audio_seconds", "Seconds of speech handed out", registry=registry
+        )
+        self._underruns_total = Counter(
+            "tts_underruns",
+            "Times that listeners of streams ran dry, by the scheduler's clock",
+            registry=registry,
         )
         self._ttfa = Histogram(
             "tts_ttfa_seconds",
@@ -138,6 +144,7 @@ class Metrics:
             self._in_progress -= 1
             self._requests[record.status] += 1
             self._audio_s += record.audio_s or 0.0
+            self._underruns += record.num_underruns or 0
             if record.error is not None:
                 self._errors[record.error] += 1
         self._in_progress_gauge.dec()
@@ -146,6 +153,8 @@ class Metrics:
             self._errors_total.labels(record.error).inc()
         if record.audio_s:
             self._audio_total.inc(record.audio_s)
+        if record.num_underruns:
+            self._underruns_total.inc(record.num_underruns)
         self._observe(self._ttfa, "ttfa_s", record.ttfa_s)
         stages_s = record.stages_s or {}
         for stage, spent_s in stages_s.items():
@@ -204,6 +213,7 @@ class Metrics:
             errors = dict(self._errors)
             troubles = dict(self._troubles)
             in_progress, audio_s = self._in_progress, self._audio_s
+            underruns = self._underruns
         return {
             "uptime_s": self._clock() - self._started,
             "requests": {
@@ -217,6 +227,7 @@ class Metrics:
                 for (trouble, action), count in troubles.items()
             ],
             "audio_s": audio_s,
+            "underruns": underruns,
             **self._figures.as_json(),
             **self._readings.as_json(),
         }

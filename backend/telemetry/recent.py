@@ -49,6 +49,7 @@ class RequestRecord:
         num_chars: Characters of text.
         num_frames: Codec frames made.
         finish_reason: Why the speech ended.
+        num_underruns: Times the listener of a stream ran dry, by the scheduler's clock.
         audio_s: Seconds of speech handed out.
         total_s: From the body read to the last byte.
         ttfa_s: From the body read to the first audio byte.
@@ -70,6 +71,7 @@ class RequestRecord:
     num_chars: int | None = None
     num_frames: int | None = None
     finish_reason: str | None = None
+    num_underruns: int | None = None
     audio_s: float | None = None
     total_s: float | None = None
     ttfa_s: float | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.core.model_location import resolve_model_dir
+from backend.serving.limits import SchedulerLimits
 from backend.serving.scheduler import Scheduler
 from backend.telemetry.logs import setup_logging_of
 from backend.worker.client import TransportClient
@@ -49,7 +50,8 @@ class OptimizedEngineSource:
 
     def make_scheduler(self, engine: Engine) -> Scheduler:
         """Make the scheduler that the settings describe."""
-        return Scheduler(engine, self.settings.chunk_size, LISTENER_CREDIT)
+        limits = SchedulerLimits.from_settings(self.settings)
+        return Scheduler(engine, self.settings.chunk_size, LISTENER_CREDIT, limits=limits)
 
 
 def build_engine_client(settings: Settings) -> TransportClient:

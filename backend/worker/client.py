@@ -85,7 +85,7 @@ class TransportClient:
         return await self._call("prompt_length", text, tuple(turns))
 
     async def clear_caches(self) -> dict[str, int]:
-        """Empty the engine's own caches; gives the entries dropped, by name."""
+        """Empty the engine's own caches."""
         return await self._call("clear_caches")
 
     async def synthesize(

@@ -101,11 +101,15 @@ class EngineLoop:
             self._tell_memory(engine, is_idle=not has_work)
 
     def _obey(self, engine: Engine, scheduler: Scheduler, *, wait: bool) -> bool:
-        """Run the commands at hand; with ``wait`` sleep until there is one. False means stop."""
-        block = wait
+        """Run the commands at hand; False means stop.
+
+        With ``wait`` sleep until there is one, with the scheduler's ``idle_s`` at most so long.
+        """
+        idle_s = scheduler.idle_s
+        block = wait or idle_s is not None
         while True:
             try:
-                command = self._commands.get(block=block)
+                command = self._commands.get(block=block, timeout=idle_s)
             except queue.Empty:
                 return True
             if isinstance(command, Stop):

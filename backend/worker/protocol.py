@@ -166,11 +166,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRead:
-    """Device memory now and at its peak, where the device tells; what the engine's caches hold."""
+    """Device memory now and at its peak, where the device tells, and the engine's own caches."""
 
     memory_bytes: int | None
     peak_memory_bytes: int | None
-    caches: dict[str, CacheCounters] = field(default_factory=dict)
+    caches: dict[str, CacheCounters] = field(default_factory=dict[str, "CacheCounters"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,10 +124,10 @@ class Supervisor:
             max_running=life.max_running if life is not None else 0,
             memory_bytes=memory.memory_bytes,
             peak_memory_bytes=memory.peak_memory_bytes,
-            caches=memory.caches,
             restarts=self._restarts,
             streams_broken=self._num_broken,
             last_failure=self._last_failure,
+            caches=memory.caches,
         )
 
     def check_open(self) -> None:

@@ -39,7 +39,7 @@ def _exponential(seed, step, draws):
 @triton.jit
 def draw_codes(
     logits_ptr, slot_ptr, seed_ptr, step_ptr, temperature_ptr, greedy_ptr, top_p_ptr, top_k_ptr,
-    penalty_ptr, window_ptr, recent_ptr, codes_ptr, embedding_ptr, next_ptr,
+    penalty_ptr, window_ptr, min_step_ptr, recent_ptr, codes_ptr, embedding_ptr, next_ptr,
     N, logits_stride, first_draw, codebook, next_stride, codes_limit,
     NP: tl.constexpr, K: tl.constexpr, W: tl.constexpr, DIM: tl.constexpr, DIM_P: tl.constexpr,
     HAS_NEXT: tl.constexpr, PDL: tl.constexpr,
@@ -74,6 +74,9 @@ def draw_codes(
             repeated = repeated | (offs == tl.load(recent + W - 1 - age))
         weakened = tl.where(logits < 0, logits * penalty, logits / penalty)
         logits = tl.where(repeated, weakened, logits)
+    if codebook == 0:  # the last one means the end, which may not come yet
+        is_early = tl.load(step_ptr + slot) < tl.load(min_step_ptr + slot)
+        is_code = is_code & ((offs < N - 1) | (is_early == 0))
     logits = tl.where(is_code, logits, float("-inf"))
     code = tl.argmax(logits, 0)
     if tl.load(greedy_ptr + slot) == 0:

@@ -5,17 +5,22 @@ That a captured graph gives the eager samples is shown on a card: ``tests/gpu``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from backend.core.contract import FrameChunk
-from backend.engine.codec_graphs import CodecGraphs, Replay, Step
+from backend.engine.codec_graphs import CodecGraphs
 from backend.engine.decode_frames import FRAME_BUCKETS, StreamDecoder
 from backend.models.codec.codec import Codec
 from tests.parity.codec_cases import codes_of
 from tests.unit.models.codec_building import tiny_codec
+
+if TYPE_CHECKING:
+    from backend.engine.codec_graphs import Replay, Step
 
 
 class BoundOnCpu:

@@ -108,7 +108,8 @@ def test_quantized_weights_are_not_packed_and_step_in_sizes_that_were_tried(sche
     quantized = load_dual_ar(POCKET, "cpu", torch.float32, quantization=scheme)
     chosen = choose_compute(quantized, CPU, is_fast=True)
     assert "the weights are quantized" in chosen.notes[0]
-    layer, x = quantized.get_submodule("layers.0.attention.wqkv"), torch.randn(MAX_BATCH, 320)
+    layer, x = quantized.layers[0].attention.wqkv, torch.randn(MAX_BATCH, 320)  # pyright: ignore
+    assert isinstance(layer, torch.nn.Module)
     for size in chosen.batch_sizes:
         assert torch.equal(layer(x[:size]), layer(x)[:size])
 

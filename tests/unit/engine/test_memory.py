@@ -62,7 +62,7 @@ def test_weights_and_slots_are_those_of_the_loaded_model(quantization: str, prec
     model = LoadedModel.load("pocket", POCKET, chosen, choose_codec_setup(settings, chosen.device))
     plan = plan_for(settings, chosen, POCKET)
     assert plan.weight_bytes == held_bytes(model.dual_ar)
-    assert plan.codec_bytes == sum(p.numel() * p.element_size() for p in model.codec.parameters())
+    assert plan.codec_bytes == held_bytes(model.codec) + model.encoder.num_bytes
     state = model.codec.new_decode_state(1)
     state_bytes = sum(value.numel() * value.element_size() for value in state.tensors())
     assert plan.slot_bytes == 512 * plan.kv_bytes_per_position + state_bytes
@@ -122,8 +122,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_would(budget_mb: int, adv
 
 
 def test_an_engine_beyond_its_budget_does_not_start() -> None:
-    values = {"cpu_threads": 1, "memory_budget_mb": 400, "prefix_cache_mb": 0}
-    settings = read_settings(None, device="cpu", **values)
+    settings = read_settings(None, device="cpu", cpu_threads=1, memory_budget_mb=400)
     with pytest.raises(ConfigurationError, match=r"does not fit.*MAX_SLOTS=2"):
         OptimizedEngine.load(settings, POCKET)
 
