@@ -122,7 +122,8 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_would(budget_mb: int, adv
 
 
 def test_an_engine_beyond_its_budget_does_not_start() -> None:
-    settings = read_settings(None, device="cpu", cpu_threads=1, memory_budget_mb=400)
+    values = {"cpu_threads": 1, "memory_budget_mb": 400, "prefix_cache_mb": 0}
+    settings = read_settings(None, device="cpu", **values)
     with pytest.raises(ConfigurationError, match=r"does not fit.*MAX_SLOTS=2"):
         OptimizedEngine.load(settings, POCKET)
 
