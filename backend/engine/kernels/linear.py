@@ -17,15 +17,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
-def _widened(w, IS_INT8: tl.constexpr):
-    """Weights as float32. An int8 becomes one by its bits: the conversion itself is slow."""
-    if IS_INT8:
-        bits = (w.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.int32) | 0x4B000000
-        return bits.to(tl.float32, bitcast=True) - 8388736.0
-    return w.to(tl.float32)
-
-
-@triton.jit
 def few_rows_linear(
     x_ptr, norm_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, res_ptr, out_ptr,
     N, x_stride, out_stride, eps,
@@ -83,14 +74,14 @@ def few_rows_linear(
             root = tl.rsqrt(tl.sum(wide * wide, 0) / K + eps)
             x = ((wide * root).to(DTYPE) * norm).to(DTYPE)
         wide = x.to(tl.float32)[None, :]
-        y = tl.sum(_widened(w, IS_INT8) * wide, 1)
+        y = tl.sum(w.to(tl.float32) * wide, 1)
         if IS_INT8:
             y = y * scale
         if HAS_BIAS:
             y += tl.load(bias_ptr + offs_n, mask=mask_n, other=0.0).to(tl.float32)
         y = y.to(DTYPE)
         if HAS_GATE:
-            other = tl.sum(_widened(w2, IS_INT8) * wide, 1)
+            other = tl.sum(w2.to(tl.float32) * wide, 1)
             if IS_INT8:
                 other = other * scale2
             gate = y.to(tl.float32)
