@@ -27,6 +27,7 @@ from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions
+from backend.engine.prefill_graphs import choose_prefill
 from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
@@ -151,6 +152,7 @@ class OptimizedEngine:
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
         self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
         self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
+        self._prefill = choose_prefill(model.dual_ar, self._store, settings)
         self._stepper = Stepper(
             self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
             self._steps.bound_of,
@@ -193,6 +195,7 @@ class OptimizedEngine:
         turn = Turn(WARM_UP_TEXT, codes)
         self._streams.warm_up()
         self._steps.warm_up(self.max_slots)
+        self._prefill.warm_up()
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
@@ -224,7 +227,7 @@ class OptimizedEngine:
         try:
             self._store.set_length(slot_idx, 0)
             last_row = prefill_with_prefixes(
-                self._model.dual_ar,
+                self._prefill.run,
                 rows,
                 turn_ends(self._model.tokenizer, turns),
                 self._store.view(slot_idx),

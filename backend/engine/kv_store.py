@@ -85,6 +85,11 @@ class SlotKV:
         self._slot = slot
 
     @property
+    def slot(self) -> int:
+        """Which slot it is."""
+        return self._slot
+
+    @property
     def max_positions(self) -> int:
         """Positions there is room for."""
         return self._store.max_positions

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from backend.core.types import CacheCounters
-from backend.engine.prefill import check_prompt_length, prefill_rows
+from backend.engine.prefill import check_prompt_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.engine.kv_store import SlotKV
-    from backend.models.dual_ar import DualAR
+    from backend.engine.prefill_graphs import Prefill
 
 BYTES_PER_MIB = 1 << 20
 
@@ -88,12 +88,12 @@ class PrefixCache:
 
 
 def prefill_with_prefixes(
-    model: DualAR, rows: Tensor, turn_ends: Sequence[int], kv: SlotKV, cache: PrefixCache
+    run: Prefill, rows: Tensor, turn_ends: Sequence[int], kv: SlotKV, cache: PrefixCache
 ) -> Tensor:
     """Fill an empty slot with a prompt, all but its last row; known turns are copied.
 
     Args:
-        model: On the store's device.
+        run: Runs rows behind what a slot holds.
         rows: ``[1 + K, T]`` int64 on the CPU.
         turn_ends: Rising positions behind each turn, below T.
         kv: Empty.
@@ -110,16 +110,16 @@ def prefill_with_prefixes(
     for end in turn_ends:
         turn = rows[:, kv.length : end].contiguous()
         digest.update(turn.shape[1].to_bytes(8, "little") + turn.numpy().tobytes())
-        _prefill_turn(model, turn, kv, cache, digest.copy().digest())
-    prefill_rows(model, rows[:, kv.length : -1], kv)
+        _prefill_turn(run, turn, kv, cache, digest.copy().digest())
+    run(rows[:, kv.length : -1], kv)
     return rows[:, -1]
 
 
-def _prefill_turn(model: DualAR, turn: Tensor, kv: SlotKV, cache: PrefixCache, key: bytes) -> None:
+def _prefill_turn(run: Prefill, turn: Tensor, kv: SlotKV, cache: PrefixCache, key: bytes) -> None:
     start, end = kv.length, kv.length + turn.shape[1]
     known = cache.get(key)
     if known is None:
-        prefill_rows(model, turn, kv)
+        run(turn, kv)
         cache.put(key, kv.stretch(start, end))
     else:
         kv.stretch(start, end).copy_(known)

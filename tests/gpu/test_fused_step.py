@@ -12,7 +12,8 @@ from backend.engine.attention import MaskedAttention, StepPlan
 from backend.engine.card_step import CardStep, choose_card_step
 from backend.engine.decode_step import FrameDecoder, FrameSizes
 from backend.engine.kv_store import KVStore
-from backend.engine.prefill import prefill_prompt
+from backend.engine.prefill import prefill_prompt, prefill_rows
+from backend.engine.prefill_graphs import PrefillGraphs
 from backend.engine.slots import SlotState
 from backend.engine.step_ops import module_ops
 from backend.models.config import DualARConfig
@@ -158,3 +159,16 @@ def test_int8_weights_give_what_their_plain_layers_give():
     plain_step = plain_room.card_step(has_graphs=False, is_fused=False)
     expected = plain_room.frames(plain_step, [0, 1, 2], 50)
     assert torch.equal(fused_room.frames(fused_room.card_step(), [0, 1, 2], 50), expected)
+
+
+@torch.inference_mode()
+def test_a_prompt_in_graphs_fills_a_slot_as_the_plain_prefill_does():
+    plain, captured = Room(torch.float32), Room(torch.float32)
+    graphs = PrefillGraphs(captured.model, captured.store, has_graphs=True)
+    for length in (70, 5, 120):
+        rows = torch.zeros(1 + SIZES.num_codebooks, length, dtype=torch.int64)
+        rows[0] = torch.arange(length) % 100
+        prefill_rows(plain.model, rows, plain.store.view(3))
+        graphs.run(rows, captured.store.view(3))
+    expected = plain.store.data[:, :, 3, :, :195]
+    assert _error(captured.store.data[:, :, 3, :, :195], expected) < 1e-5
