@@ -32,7 +32,7 @@ from backend.api import (
 )
 from backend.api.connections import ImpatientHttpProtocol
 from backend.api.context import ApiContext
-from backend.api.errors import add_error_handlers
+from backend.api.errors import PREDICTED_TTFA_HEADER, add_error_handlers
 from backend.api.fish.routes import router as fish_router
 from backend.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from backend.api.openai.routes import router as openai_router
@@ -45,7 +45,8 @@ from backend.core.settings import Settings, read_settings
 from backend.service.cpu_pool import CpuPool
 from backend.service.jobs import JobService
 from backend.service.synthesis import SynthesisService
-from backend.telemetry.logs import setup_logging
+from backend.telemetry.card import CardWatch
+from backend.telemetry.logs import setup_logging_of
 from backend.telemetry.nvml import GpuSampler
 from backend.worker.build import build_engine_client
 
@@ -115,10 +116,13 @@ def create_app(
     job_service = JobService(service, settings, pool)
     gpu = GpuSampler(_gpu_index(settings))
     service.metrics.watch_gpu(gpu.read)
+    card = CardWatch(gpu.read, lambda: service.metrics.is_busy)
+    service.metrics.watch_card(card)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await pool.run(gpu.open)
+        await pool.run(card.start)
         await engine.start()
         opening = asyncio.create_task(_open(service, job_service))
         opening.add_done_callback(partial(_report_opening, on_start_failure))
@@ -130,6 +134,7 @@ def create_app(
             await asyncio.gather(opening, return_exceptions=True)
             await job_service.close()
             await service.close()
+            await asyncio.to_thread(card.close)
             gpu.close()
             await asyncio.to_thread(pool.close)
 
@@ -159,7 +164,7 @@ def main() -> int:
     failures: list[str] = []
     try:
         settings = read_settings()
-        _setup_logging(settings)
+        setup_logging_of(settings)
         warn_if_open_to_all(settings)
         app = create_app(settings, on_start_failure=lambda why: _stop(server, failures, why))
     except ConfigurationError as error:
@@ -213,19 +218,13 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["*"],
-        expose_headers=[*SPEECH_HEADERS, "Retry-After"],
+        expose_headers=[*SPEECH_HEADERS, "Retry-After", PREDICTED_TTFA_HEADER],
     )
 
 
 def _gpu_index(settings: Settings) -> int:
     _, _, index = settings.device.partition(":")
     return int(index or 0)
-
-
-def _setup_logging(settings: Settings) -> None:
-    token = settings.hf_token
-    secrets = () if token is None else (token.get_secret_value(),)
-    setup_logging(settings.log_level, settings.log_format, secrets=secrets)
 
 
 def _stop(server: uvicorn.Server, failures: list[str], why: str) -> None:

@@ -4,45 +4,57 @@
     text + codes      --prefill, decode_step--> codes, a frame at a time
     codes             --decode_frames--> samples
 
-One thread owns an engine; nothing here locks. This is the plain path: eager, exact, one sequence
-after another. Faster paths must give the same codes and samples.
+One thread owns an engine; nothing here locks. Sequences are stepped together, and each draws what
+it draws alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from backend.core.contract import FrameChunk, StepResult
-from backend.core.errors import CheckpointMismatchError, GenerationError
+from backend.core.contract import FrameChunk
+from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
-from backend.engine.decode_step import FrameDecoder
-from backend.engine.kv_cache import KVCache
+from backend.engine.codec_setup import choose_codec_setup
+from backend.engine.decode_step import FrameSizes
+from backend.engine.kv_store import KVStore
+from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
-from backend.engine.prefill import max_prompt_positions, prefill_prompt
-from backend.engine.slots import Slot, SlotPool
+from backend.engine.prefill import max_prompt_positions
+from backend.engine.prefill_graphs import choose_prefill
+from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
+from backend.engine.slots import SlotPool, SlotState
+from backend.engine.stepping import Stepper
+from backend.engine.steps import choose_steps
 from backend.models.checkpoint import load_dual_ar, revision
-from backend.models.codec.weights import load_codec
-from backend.models.prompt import build_prompt
+from backend.models.nf4_kernels import use_nf4_kernels
+from backend.models.prompt import build_prompt, turn_ends
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from backend.core.contract import StepResult
     from backend.core.settings import Settings
+    from backend.core.types import CacheCounters
+    from backend.engine.codec_setup import CodecSetup
+    from backend.engine.encode_reference import ReferenceEncoder
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
 WARM_UP_TEXT = "Hello."
+PREFIXES = "prefix_kv"
+"""Name of the cache of known prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,11 @@ class LoadedModel:
         revision: Changes with the files.
         tokenizer: Text to token ids.
         dual_ar: Text and codes to codes.
-        codec: Codes to samples and back.
+        codec: Codes to samples.
+        encoder: Samples to codes.
         sampling: The checkpoint's defaults.
+        notes: How quantized weights are multiplied, where that is worth knowing.
+        memory_plan: Bytes by part, if they were planned.
     """
 
     name: str
@@ -63,21 +78,40 @@ class LoadedModel:
     tokenizer: Tokenizer
     dual_ar: DualAR
     codec: Codec
+    encoder: ReferenceEncoder
     sampling: SamplingParams
+    notes: tuple[str, ...] = ()
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
-    def load(cls, name: str, directory: Path, precision: Precision) -> LoadedModel:
+    def load(
+        cls,
+        name: str,
+        directory: Path,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        memory_plan: Mapping[str, int] | None = None,
+    ) -> LoadedModel:
         """Load a model directory of either form.
 
         Raises:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
         tokenizer = Tokenizer.from_directory(directory)
-        dual_ar = load_dual_ar(directory, precision.device, precision.dtype)
-        codec = load_codec(directory, precision.device, torch.float32)
+        dual_ar = load_dual_ar(
+            directory, precision.device, precision.dtype, quantization=precision.quantization
+        )
+        codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
+        encoder = codec_setup.reference_encoder(directory)
         sampling = read_sampling_defaults(directory)
-        return cls(name, revision(directory), tokenizer, dual_ar, codec, sampling)
+        notes: tuple[str, ...] = ()
+        if precision.quantization == "nf4":
+            notes = (use_nf4_kernels(dual_ar, precision.device, precision.dtype),)
+        return cls(
+            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling, notes,
+            memory_plan or {},
+        )  # fmt: skip
 
 
 class OptimizedEngine:
@@ -87,28 +121,45 @@ class OptimizedEngine:
     the one thread that owns the engine.
     """
 
-    def __init__(self, model: LoadedModel, precision: Precision, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        precision: Precision,
+        codec_setup: CodecSetup,
+        settings: Settings,
+    ) -> None:
         self._model = model
         self._precision = precision
-        self._chunk_frames = settings.chunk_size
+        self._codec_setup = codec_setup
+        self._streams = codec_setup.stream_decoder(model.codec, settings.max_slots)
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
-        self._slots = SlotPool(settings.max_slots, self._new_kv)
+        device = precision.device
         num_semantic, num_residual = model.codec.codebook_sizes[:2]
-        model.dual_ar.bind_tokens(
-            model.tokenizer.semantic_begin_id, num_semantic, model.tokenizer.im_end_id
-        )
-        fast_kv = KVCache(
-            config.n_fast_layer,
-            config.fast_n_local_heads,
-            config.num_codebooks,
-            config.fast_head_dim,
-            precision.device,
+        begin_id = model.tokenizer.semantic_begin_id
+        model.dual_ar.bind_tokens(begin_id, num_semantic, model.tokenizer.im_end_id)
+        sizes = FrameSizes(config.num_codebooks, num_semantic, num_residual, begin_id)
+        self._slots = SlotPool(settings.max_slots)
+        self._store = KVStore(
+            config.n_layer,
+            settings.max_slots,
+            config.n_local_heads,
+            self._max_positions,
+            config.head_dim,
+            device,
             precision.dtype,
         )
-        self._decoder = FrameDecoder(
-            model.dual_ar, fast_kv, num_semantic, num_residual, model.tokenizer.semantic_begin_id
-        )
+        self._state = SlotState(settings.max_slots, config.num_codebooks, device)
+        self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
+        self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
+        self._prefill = choose_prefill(model.dual_ar, self._store, settings)
+        self._stepper = Stepper(
+            self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
+            self._steps.bound_of,
+        )  # fmt: skip
+        self._notes = (
+            *precision.notes, *model.notes, *self._steps.notes, *codec_setup.notes,
+        )  # fmt: skip
         self._info = self._describe()
 
     @classmethod
@@ -120,7 +171,11 @@ class OptimizedEngine:
         """
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
-        return cls(LoadedModel.load(settings.model, directory, precision), precision, settings)
+        codec_setup = choose_codec_setup(settings, precision.device)
+        plan = plan_for(settings, precision, directory)
+        require_fit(plan, settings.memory_budget_mb, precision.device)
+        model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
+        return cls(model, precision, codec_setup, settings)
 
     @property
     def info(self) -> EngineInfo:
@@ -134,20 +189,23 @@ class OptimizedEngine:
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first request does not pay for first calls."""
-        samples = np.zeros(self._info.frame_length * 2, dtype=np.float32)
-        turn = Turn(WARM_UP_TEXT, self.encode_reference(samples))
+        codes = np.zeros((self._info.num_codebooks, 2), dtype=np.int32)
+        if self._model.encoder.is_loaded:  # a large one waits until a recording comes
+            codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
+        turn = Turn(WARM_UP_TEXT, codes)
+        self._streams.warm_up()
+        self._steps.warm_up(self.max_slots)
+        self._prefill.warm_up()
         slot = self.prefill(WARM_UP_TEXT, [turn], SamplingParams(temperature=0.0))
         for _ in range(2):
             self.decode_step([slot])
         self.decode_frames([FrameChunk(slot, turn.codes)])
         self.release(slot)
+        self._prefixes.reset()
 
-    @torch.inference_mode()
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
-        on_device = torch.tensor(samples, device=self._precision.device)[None]
-        codes = self._model.codec.encode_reference(on_device)[0]
-        return codes.to("cpu", torch.int32).numpy()
+        return self._model.encoder.encode(samples)
 
     def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         """Positions that a prompt of ``turns`` and then ``text`` takes."""
@@ -166,31 +224,42 @@ class OptimizedEngine:
         """
         rows = self._prompt_rows(text, turns)
         slot_idx = self._slots.take()
-        slot = self._slots[slot_idx]
         try:
-            slot.hidden = prefill_prompt(self._model.dual_ar, rows, slot.kv)
+            self._store.set_length(slot_idx, 0)
+            last_row = prefill_with_prefixes(
+                self._prefill.run,
+                rows,
+                turn_ends(self._model.tokenizer, turns),
+                self._store.view(slot_idx),
+                self._prefixes,
+            )
+            self._state.begin(slot_idx, last_row, sampling)
         except BaseException:
             self._slots.give_back(slot_idx)
             raise
-        self._begin(slot, sampling)
+        self._slots[slot_idx].sampling = sampling
         return slot_idx
 
     @torch.inference_mode()
     def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
         """Make one frame for each of ``slots``, in their order."""
-        return [self._step_slot(slot_idx) for slot_idx in slots]
+        return self._stepper.step(slots)
 
     @torch.inference_mode()
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 
-        The codec sees at most ``CHUNK_SIZE`` frames at a time; the samples do not depend on it.
+        The codec sees at most ``CHUNK_SIZE`` frames of a slot at a time, and slots with equally
+        many together; the samples depend on neither.
         """
-        return [self._decode_chunk(chunk) for chunk in chunks]
+        for chunk in chunks:
+            self._slots[chunk.slot]  # a slot that is not taken is an error
+        return self._streams.decode(chunks)
 
     def release(self, slot: int) -> None:
         """Give a slot back."""
         self._slots.give_back(slot)
+        self._streams.release(slot)
 
     def memory_bytes(self) -> tuple[int | None, int | None]:
         """Device memory now and at its peak; None on a CPU."""
@@ -199,63 +268,27 @@ class OptimizedEngine:
             return None, None
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        """What the cache of known prompts holds and has done."""
+        return {PREFIXES: self._prefixes.counters}
+
+    def clear_caches(self) -> dict[str, int]:
+        """Forget known prompts; gives the entries dropped."""
+        return {PREFIXES: self._prefixes.clear()}
+
     def close(self) -> None:
         """Free the slots; the weights go with the object."""
+        self._prefixes.clear()
         self._slots.clear()
-
-    def _decode_chunk(self, chunk: FrameChunk) -> NDArray[np.float32]:
-        room, codec = self._slots[chunk.slot], self._model.codec
-        if room.codec_state is None:
-            room.codec_state = codec.new_decode_state(1)
-        device = self._precision.device
-        on_device = torch.tensor(chunk.codes, dtype=torch.int64, device=device)[None]
-        parts = [
-            codec.decode_stream(part, room.codec_state)[0].to("cpu")
-            for part in on_device.split(self._chunk_frames, dim=2)
-        ]
-        return torch.cat(parts).numpy()
-
-    def _step_slot(self, slot_idx: int) -> StepResult:
-        slot = self._slots[slot_idx]
-        if slot.sampling is None:
-            raise GenerationError(f"slot {slot_idx} was opened without a prompt")
-        most = slot.sampling.max_new_tokens or self._max_positions
-        # a drawn frame needs a position of its own once it is read back
-        pending = 0 if slot.pending_row is None else 1
-        if slot.num_frames >= most or slot.kv.length + pending >= self._max_positions:
-            return StepResult(slot_idx, None, hit_limit=True)
-        frame = self._decoder.draw_frame(slot)
-        if frame is None:
-            return StepResult(slot_idx, None)
-        return StepResult(slot_idx, frame.to("cpu", torch.int32).numpy())
-
-    def _begin(self, slot: Slot, sampling: SamplingParams) -> None:
-        device = self._precision.device
-        slot.sampling = sampling
-        slot.generator = torch.Generator(device).manual_seed(sampling.seed)
-        slot.recent = torch.zeros(
-            self._info.num_codebooks, sampling.repetition_window, dtype=torch.int64, device=device
-        )
 
     def _prompt_rows(self, text: str, turns: Sequence[Turn]) -> Tensor:
         return build_prompt(self._model.tokenizer, text, turns, self._model.codec.num_codebooks)
-
-    def _new_kv(self) -> KVCache:
-        config = self._model.dual_ar.config
-        return KVCache(
-            config.n_layer,
-            config.n_local_heads,
-            self._max_positions,
-            config.head_dim,
-            self._precision.device,
-            self._precision.dtype,
-        )
 
     def _describe(self) -> EngineInfo:
         model, codec = self._model, self._model.codec
         return EngineInfo(
             model=model.name,
-            revision=_short_hash(f"{model.revision} {self._precision.name}"),
+            revision=_short_hash(f"{model.revision} {self._precision.format_name}"),
             sample_rate=codec.sample_rate,
             frame_length=codec.frame_length,
             codebook_sizes=tuple(codec.codebook_sizes),
@@ -264,7 +297,9 @@ class OptimizedEngine:
             device=str(self._precision.device),
             precision=self._precision.name,
             sampling=model.sampling,
-            notes=self._precision.notes,
+            notes=self._notes,
+            quantization=self._precision.quantization,
+            memory_plan=model.memory_plan,
         )
 
 

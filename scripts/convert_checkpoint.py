@@ -1,12 +1,13 @@
 """Turn a model directory into our safetensors form, or back into the official one.
 
     python scripts/convert_checkpoint.py SRC DST [--to safetensors|official]
-        [--dtype keep|fp32|bf16|fp16] [--lora FILE] [--lora-alpha N]
+        [--dtype keep|fp32|bf16|fp16] [--quantize int8|nf4] [--lora FILE] [--lora-alpha N]
 
 The result holds the same names: ``config.json``, the tokenizer, both weight files, and whatever
 else small lies in SRC. Training prefixes, unused tensors and separate q, k, v are settled on the
-way; LoRA updates (inside the checkpoint, or in FILE beside a full one) are merged. The codec keeps
-its own precision. The last line on stdout is JSON.
+way; LoRA updates (inside the checkpoint, or in FILE beside a full one) are merged. With --quantize
+the linear layers are stored with 8 or 4 bits a weight, for QUANTIZATION=int8 or nf4. The codec
+keeps its own precision. The last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -29,10 +30,17 @@ from backend.models.codec.config import S1_MINI
 from backend.models.codec.weights import read_codec, save_codec, unfold_weight_norm
 from backend.models.config import DualARConfig
 from backend.models.dual_ar import DualAR
-from backend.models.tensor_files import check_fit, read_tensor_file, write_safetensors
+from backend.models.quantization import SCHEMES, linear_names, quantize_tensors
+from backend.models.tensor_files import (
+    NO_QUANTIZATION,
+    QUANTIZATION_KEY,
+    check_fit,
+    read_tensor_file,
+    write_safetensors,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -65,8 +73,17 @@ def read_dual_ar(source: Path, lora: Path | None, alpha: float | None) -> dict[s
     return merged
 
 
-def in_precision(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Convert floating-point tensors; ``None`` keeps them.
+def quantized(tensors: Mapping[str, Tensor], source: Path, scheme: str) -> dict[str, Tensor]:
+    """Codes and scales of the linear layers, by the names that the loader expects."""
+    with torch.device("meta"):
+        module = DualAR(DualARConfig.from_file(describe_checkpoint(source).config))
+    return quantize_tensors(tensors, linear_names(module), scheme)
+
+
+def in_precision(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, kept: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Convert floating-point tensors but those in ``kept``; ``None`` keeps them all.
 
     Raises:
         CheckpointError: A number is too large for ``dtype``.
@@ -74,7 +91,7 @@ def in_precision(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> di
     if dtype is None:
         return dict(tensors)
     converted = {
-        name: value.to(dtype) if value.is_floating_point() else value
+        name: value.to(dtype) if value.is_floating_point() and name not in kept else value
         for name, value in tensors.items()
     }
     for name, value in converted.items():
@@ -94,14 +111,16 @@ def write_pickle(tensors: Mapping[str, Tensor], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_dual_ar(tensors: Mapping[str, Tensor], folder: Path, form: str) -> Path:
+def write_dual_ar(
+    tensors: Mapping[str, Tensor], folder: Path, form: str, scheme: str = NO_QUANTIZATION
+) -> Path:
     """Write the dual-AR weights in one of the two forms; return the file."""
     if form == "official":
         path = folder / "model.pth"
         write_pickle(tensors, path)
         return path
     path = folder / "model.safetensors"
-    write_safetensors(tensors, path, {})
+    write_safetensors(tensors, path, {QUANTIZATION_KEY: scheme})
     return path
 
 
@@ -144,15 +163,20 @@ def convert(options: argparse.Namespace) -> dict[str, object]:
         raise CheckpointError(f"DST must be outside SRC: {folder}")
     if folder.is_dir() and any(entry.suffix in WEIGHT_SUFFIXES for entry in folder.iterdir()):
         raise CheckpointError(f"{folder} holds weight files already; choose an empty folder")
-    tensors = read_dual_ar(source, options.lora, options.lora_alpha)
-    tensors = in_precision(tensors, DTYPES.get(options.dtype))
+    if options.to == "official" and options.quantize != NO_QUANTIZATION:
+        raise CheckpointError("the official form has no quantized weights; leave --to official out")
+    plain = tensors = read_dual_ar(source, options.lora, options.lora_alpha)
+    if options.quantize != NO_QUANTIZATION:
+        tensors = quantized(plain, source, options.quantize)
+    tensors = in_precision(tensors, DTYPES.get(options.dtype), tensors.keys() - plain.keys())
     folder.mkdir(parents=True, exist_ok=True)
     copy_companions(source, folder)
-    model = write_dual_ar(tensors, folder, options.to)
+    model = write_dual_ar(tensors, folder, options.to, options.quantize)
     codec = write_codec(source, folder, options.to)
     return {
         "destination": str(folder),
         "model": model.name,
+        "quantization": options.quantize,
         "model_bytes": model.stat().st_size,
         "codec": codec.name,
         "codec_bytes": codec.stat().st_size,
@@ -168,6 +192,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("destination", type=Path, help="a new folder")
     add("--to", choices=("safetensors", "official"), default="safetensors", help="form to write")
     add("--dtype", choices=("keep", *DTYPES), default="keep", help="of the dual-AR weights")
+    add(
+        "--quantize",
+        choices=(NO_QUANTIZATION, *SCHEMES),
+        default=NO_QUANTIZATION,
+        help="bits of the linear layers' weights",
+    )
     add("--lora", type=Path, help="a file with LoRA updates to merge into SRC")
     add("--lora-alpha", type=float, help="lora_alpha of their training (official: 16)")
     return parser.parse_args(arguments)

@@ -24,6 +24,7 @@ from backend.core.errors import (
 )
 from backend.core.types import (
     AudioChunk,
+    CacheCounters,
     EngineInfo,
     EngineState,
     EngineStatus,
@@ -58,7 +59,7 @@ def fake_codes(
     for turn in turns:
         digest.update(turn.text.encode() + turn.codes.tobytes())
     rng = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
-    num_frames = FRAMES_PER_CHARACTER * len(text)
+    num_frames = max(FRAMES_PER_CHARACTER * len(text), sampling.min_new_tokens)
     sizes = np.asarray(info.codebook_sizes)[:, None]
     return rng.integers(0, sizes, (info.num_codebooks, num_frames)).astype(np.int32)
 
@@ -117,6 +118,7 @@ class FakeEngine:
     verbs: list[str] = field(default_factory=list)
     prefills: list[tuple[str, tuple[Turn, ...], SamplingParams]] = field(default_factory=list)
     is_closed: bool = False
+    known_prompts: int = 0
     _slots: dict[int, _Slot] = field(default_factory=dict)
 
     @property
@@ -126,6 +128,13 @@ class FakeEngine:
 
     def warm_up(self) -> None:
         self.verbs.append("warm_up")
+
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        return {"prefix_kv": CacheCounters(0, 0, 0, self.known_prompts, 0, 0)}
+
+    def clear_caches(self) -> dict[str, int]:
+        dropped, self.known_prompts = self.known_prompts, 0
+        return {"prefix_kv": dropped}
 
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         self.verbs.append("encode_reference")
@@ -274,6 +283,10 @@ class FakeEngineClient:
     async def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         self._check_serving()
         return fake_prompt_length(text, turns)
+
+    async def clear_caches(self) -> dict[str, int]:
+        self._check_serving()
+        return {"prefix_kv": 0}
 
     async def synthesize(
         self, request: SynthesisRequest

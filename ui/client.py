@@ -134,7 +134,7 @@ class BackendClient:
         """Empty the backend's caches.
 
         Args:
-            cache: ``all``, ``voice_codes`` or ``semantic``.
+            cache: ``all``, ``voice_codes``, ``semantic`` or ``prefix_kv``.
         """
         self._to.ask("POST", "/cache/clear", json={"cache": cache})
 

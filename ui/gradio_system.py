@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from ui.gradio_backend import BackendHandlers
 
 LIVE_INTERVAL_S = 3.0
-CACHES = [("All", "all"), ("Recordings", "voice_codes"), ("Spoken texts", "semantic")]
+CACHES = [
+    ("All", "all"),
+    ("Recordings", "voice_codes"),
+    ("Spoken texts", "semantic"),
+    ("Voices' prompts", "prefix_kv"),
+]
 
 
 class SystemTab:

@@ -88,7 +88,10 @@ class Queue(Reply):
 
 
 class Health(Reply):
-    """How the backend is: ``starting``, ``ready``, ``failed`` or ``closed``, and why."""
+    """How the backend is and why.
+
+    ``starting``, ``ready``, ``restarting``, ``failed`` or ``closed``.
+    """
 
     status: str
     detail: str = ""

@@ -26,7 +26,12 @@ NUM_REQUESTS = 60
 HEIGHT_PX = 210
 CARDS_PER_ROW = 4
 AMBER, TEAL = "#f59e0b", "#0f9d8d"
-CACHES = {"All": "all", "Recordings": "voice_codes", "Spoken texts": "semantic"}
+CACHES = {
+    "All": "all",
+    "Recordings": "voice_codes",
+    "Spoken texts": "semantic",
+    "Voices' prompts": "prefix_kv",
+}
 
 
 @st.fragment(run_every=LIVE_INTERVAL_S)

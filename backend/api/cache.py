@@ -20,7 +20,7 @@ _BODY = {"content": {JSON: {"schema": CacheClearRequest.model_json_schema()}}}
     openapi_extra={"requestBody": _BODY},
 )
 async def clear(request: Request, context: Context) -> CacheClearResponse:
-    """Empty one cache or, without a body, both. Counters of hits and misses stay."""
+    """Empty one cache or, without a body, all. Counters of hits and misses stay."""
     chosen = (await read_json(request, CacheClearRequest)).cache
-    cleared = context.service.clear_caches(None if chosen == "all" else chosen)
+    cleared = await context.service.clear_caches(None if chosen == "all" else chosen)
     return CacheClearResponse(cleared=cleared)

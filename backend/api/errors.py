@@ -25,6 +25,7 @@ from backend.api.dialects import Problem, dialect_of
 from backend.core import errors
 
 REQUEST_ID_HEADER = "X-Request-Id"
+PREDICTED_TTFA_HEADER = "X-Predicted-TTFA-Ms"
 INTERNAL_ERROR_TYPE = "internal_error"
 VALIDATION_ERROR_TYPE = "invalid_request"
 CLIENT_CLOSED_REQUEST = 499
@@ -73,10 +74,13 @@ ERROR_TABLE: Mapping[type[errors.TTSError], ErrorRule] = {
     errors.OriginNotAllowedError: ErrorRule(403, "origin_not_allowed"),
     errors.RateLimitError: ErrorRule(429, "rate_limited", retry_after_s=1),
     errors.QueueFullError: ErrorRule(429, "queue_full", retry_after_s=1),
+    errors.OverloadedError: ErrorRule(429, "overloaded", retry_after_s=1),
+    errors.DeadlineExceededError: ErrorRule(504, "deadline_exceeded"),
     errors.EngineUnavailableError: ErrorRule(503, "engine_unavailable", _STARTING_RETRY_AFTER_S),
     errors.ServiceClosedError: ErrorRule(503, "service_closed", _STARTING_RETRY_AFTER_S),
     errors.NotOfferedError: ErrorRule(501, "not_offered"),
     errors.GenerationError: ErrorRule(500, "generation_failed"),
+    errors.EngineDiedError: ErrorRule(500, "engine_died"),
     errors.RequestNotFoundError: ErrorRule(404, "request_not_found"),
     errors.JobNotFoundError: ErrorRule(404, "job_not_found"),
     errors.JobStateError: ErrorRule(409, "job_state"),
@@ -148,8 +152,15 @@ def _answer_project_error(request: Request, error: Exception) -> Response:
         request_id_of(request),
         path=request.scope["path"],
         param=PARAM_OF.get(type(error)),
-        headers={} if retry_after_s is None else {"Retry-After": str(retry_after_s)},
+        headers=_retry_headers(error, retry_after_s),
     )
+
+
+def _retry_headers(error: errors.TTSError, retry_after_s: int | None) -> dict[str, str]:
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if isinstance(error, errors.OverloadedError) and error.predicted_ttfa_s is not None:
+        headers[PREDICTED_TTFA_HEADER] = str(round(1000 * error.predicted_ttfa_s))
+    return headers
 
 
 def _answer_validation_error(request: Request, error: Exception) -> Response:

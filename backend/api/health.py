@@ -43,6 +43,7 @@ async def _report(context: ApiContext) -> HealthResponse:
         model=info.model if info else settings.model,
         device=info.device if info else settings.device,
         precision=info.precision if info else settings.mixed_precision,
+        quantization=info.quantization if info else settings.quantization,
         sample_rate=info.sample_rate if info else None,
         notes=list(info.notes) if info else [],
         queue=QueueResponse(
@@ -52,6 +53,9 @@ async def _report(context: ApiContext) -> HealthResponse:
             max_waiting=settings.max_queue,
         ),
         memory_bytes=status.memory_bytes,
+        restarts=status.restarts,
+        last_failure=status.last_failure,
+        memory_plan=dict(info.memory_plan) if info else {},
         gpus=[_gpu(reading)] if reading.available else [],
         version=context.version,
         uptime_s=round(time.monotonic() - context.started, 3),

@@ -97,6 +97,9 @@ def _figures(record: RequestRecord) -> RequestFiguresResponse:
         stages_ms={stage.value: spent_s * 1000 for stage, spent_s in stages_s.items()},
         cache=cache_word(hits.get(SEMANTIC)),
         cache_hits=hits,
+        troubles=list(record.troubles),
+        peak_vram_mb=None if record.peak_vram_bytes is None else record.peak_vram_bytes / (1 << 20),
+        gpu_util_pct=record.gpu_percent,
     )
 
 

@@ -79,6 +79,7 @@ _DESCRIPTIONS = {
     500: "The server made a mistake; its log has the details under the request id.",
     501: "This is not offered here.",
     503: "The engine is starting, restarting or closed.",
+    504: "The engine took too long; the message names the setting.",
 }
 
 

@@ -62,6 +62,10 @@ class SpeechFields(BaseModel):
     """Most frames of one segment (about 21 a second); 0 means as many as the model can hold.
     Default: the model's."""
 
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] | None = None
+    """Fewest frames of one segment: before, the model cannot end. For measurements; speech that is
+    forced to go on is not looked after by `SPEECH_GUARD`. Default: 0."""
+
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """The same seed with the same request gives the same sound. Without one a seed is drawn and
     returned in `X-Seed`."""
@@ -79,6 +83,10 @@ class SpeechFields(BaseModel):
     normalize: Annotated[bool, _null_means(False)] = False
     """Bring the loudness to -16 LUFS (EBU R128): exactly for whole files; streams come to it within
     the first second and follow slowly."""
+
+    trim_silence: Annotated[bool, _null_means(False)] = False
+    """Take silence (below -50 dBFS) before and after the speech away, all but 30 ms; pauses inside
+    stay. A stream's pauses are held back until sound follows."""
 
     format: Annotated[
         str, _null_means("wav"), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
@@ -107,8 +115,10 @@ class CacheClearRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    cache: Annotated[Literal["all", "voice_codes", "semantic"], _null_means("all")] = "all"
-    """`voice_codes`: uploaded recordings; `semantic`: spoken texts."""
+    cache: Annotated[Literal["all", "voice_codes", "semantic", "prefix_kv"], _null_means("all")] = (
+        "all"
+    )
+    """`voice_codes`: uploaded recordings; `semantic`: spoken texts; `prefix_kv`: prompts."""
 
 
 class ErrorDetail(BaseModel):
@@ -189,17 +199,26 @@ class HealthResponse(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    status: Literal["starting", "ready", "failed", "closed"]
+    status: Literal["starting", "ready", "restarting", "failed", "closed"]
+    """`restarting`: the engine died and is started again; requests wait for it."""
     detail: str
     """Why, when the status is not `ready`."""
     model: str
     device: str
     precision: str
+    quantization: str
+    """Of the transformer's linear layers: `none`, `int8` or `nf4`."""
     sample_rate: int | None
     notes: list[str]
     """What differs from what the settings asked for."""
     queue: QueueResponse
     memory_bytes: int | None
+    restarts: int
+    """Times the engine was started again after it had died."""
+    last_failure: str | None
+    """Why the engine died the last time."""
+    memory_plan: dict[str, int]
+    """Bytes by part (`weights`, `codec`, `slots`, `workspace`), as planned at the start."""
     gpus: list[GpuResponse]
     version: str
     uptime_s: float
@@ -240,6 +259,13 @@ class RequestFiguresResponse(BaseModel):
     cache: str
     """`hit` or `miss` of the semantic cache; empty when it was not asked."""
     cache_hits: dict[str, bool]
+    troubles: list[str]
+    """What went wrong with the speech and was made again or cut: `too_long`, `repeating`,
+    `silent`."""
+    peak_vram_mb: float | None
+    """The engine's most device memory until then, in MiB."""
+    gpu_util_pct: int | None
+    """Utilization of the card at the end."""
 
 
 class RequestsResponse(BaseModel):

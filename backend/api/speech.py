@@ -43,12 +43,19 @@ _AUDIO_ANSWER: dict[str, Any] = {
             "X-TTFA-Ms": "From the body read to the first audio byte.",
             "X-Segments": "Stretches the text was cut into.",
             "X-Warning": "Something to know although the speech was made.",
+            "X-Peak-VRAM-Mb": (
+                "The engine's most device memory in MiB, at the first sound (`stream=false`: at "
+                "the end); absent without a card."
+            ),
+            "X-GPU-Util-Pct": "Utilization of the card, at the same time; absent without a card.",
             "X-Queue-Ms": "Time in the queue; only with `stream=false`.",
             "X-Latency-Ms": "From the body read to the last byte; only with `stream=false`.",
             "X-RTF": "Latency over duration; only with `stream=false`.",
             "X-Audio-Duration-S": "Length of the speech; only with `stream=false`.",
             "X-Num-Frames": "Codec frames; only with `stream=false`.",
-            "X-Finish-Reason": "`stop` or `length`; only with `stream=false`.",
+            "X-Finish-Reason": (
+                "`stop`, `length`, or `cut` where speech went wrong; only with `stream=false`."
+            ),
         }.items()
     },
 }
@@ -74,7 +81,10 @@ def speech_body(schema: type[SpeechFields]) -> dict[str, Any]:
     "/tts",
     summary="Speak a text",
     response_class=Response,
-    responses={200: _AUDIO_ANSWER, **error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503)},
+    responses={
+        200: _AUDIO_ANSWER,
+        **error_responses(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+    },
     openapi_extra={"requestBody": speech_body(TtsRequest)},
 )
 async def speak(request: Request, context: Context) -> Response:

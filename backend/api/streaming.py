@@ -41,6 +41,8 @@ SPEECH_HEADERS = (
     "X-Num-Frames",
     "X-Finish-Reason",
     "X-Segments",
+    "X-Peak-VRAM-Mb",
+    "X-GPU-Util-Pct",
     "X-Warning",
 )
 """Headers that web pages of other origins may read (CORS)."""
@@ -161,7 +163,6 @@ def early_headers(speech: Speech) -> dict[str, str]:
         "X-Sample-Rate": str(speech.sample_rate),
         "X-Voice": NO_VOICE if ledger.voice is None else quote(ledger.voice),
         "X-Cache": cache_word(ledger.cache_hits.get(SEMANTIC)),
-        "X-TTFA-Ms": _ms(ledger.ttfa_s),
         "X-Segments": str(ledger.num_segments),
         "Content-Disposition": f'inline; filename="speech.{speech.extension}"',
         "Cache-Control": "no-store",
@@ -169,8 +170,13 @@ def early_headers(speech: Speech) -> dict[str, str]:
     }
     if VOICE_CODES in ledger.cache_hits:
         headers["X-Voice-Cache"] = cache_word(ledger.cache_hits[VOICE_CODES])
-    if Stage.QUEUE in ledger.stages_s:
-        headers["X-Queue-Ms"] = _ms(ledger.stages_s[Stage.QUEUE])
+    headers |= _known_ms(
+        {"X-TTFA-Ms": ledger.ttfa_s, "X-Queue-Ms": ledger.stages_s.get(Stage.QUEUE)}
+    )
+    if ledger.peak_vram_bytes is not None:
+        headers["X-Peak-VRAM-Mb"] = f"{ledger.peak_vram_bytes / (1 << 20):.1f}"
+    if ledger.gpu_percent is not None:
+        headers["X-GPU-Util-Pct"] = str(ledger.gpu_percent)
     if ledger.warnings:
         headers["X-Warning"] = "; ".join(ledger.warnings)
     return headers
@@ -189,10 +195,11 @@ def with_warnings(headers: dict[str, str], warnings: Sequence[str]) -> dict[str,
 def late_headers(ledger: SpeechLedger) -> dict[str, str]:
     """Give the headers that are known when everything has been spoken."""
     headers = {
-        "X-Latency-Ms": _ms(ledger.total_s),
         "X-Audio-Duration-S": f"{ledger.audio_s or 0.0:.3f}",
         "X-Num-Frames": str(ledger.num_frames),
-        "X-Queue-Ms": _ms(ledger.stages_s.get(Stage.QUEUE)),
+        **_known_ms(
+            {"X-Latency-Ms": ledger.total_s, "X-Queue-Ms": ledger.stages_s.get(Stage.QUEUE)}
+        ),
     }
     if ledger.rtf is not None:
         headers["X-RTF"] = f"{ledger.rtf:.4f}"
@@ -206,8 +213,11 @@ def cache_word(is_hit: bool | None) -> str:
     return "" if is_hit is None else "hit" if is_hit else "miss"
 
 
-def _ms(seconds: float | None) -> str:
-    return f"{(seconds or 0.0) * 1000:.1f}"
+def _known_ms(spent_s: dict[str, float | None]) -> dict[str, str]:
+    """Give times as headers; what is not known is absent rather than 0."""
+    return {
+        name: f"{seconds * 1000:.1f}" for name, seconds in spent_s.items() if seconds is not None
+    }
 
 
 async def _client_left(receive: Receive) -> None:

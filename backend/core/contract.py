@@ -8,7 +8,7 @@ Both have a fake in ``tests/fakes.py``, so that everything above runs without we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from backend.core.types import (
         AudioChunk,
+        CacheCounters,
         EngineInfo,
         EngineStatus,
         SamplingParams,
@@ -122,8 +123,41 @@ class Engine(Protocol):
         """Device memory now and at its peak, or None where the device does not tell."""
         ...
 
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        """What the engine's own caches hold and have done, by name."""
+        ...
+
+    def clear_caches(self) -> dict[str, int]:
+        """Empty the engine's own caches; gives the entries dropped, by name."""
+        ...
+
     def close(self) -> None:
         """Free the device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """What one call took.
+
+    Attributes:
+        stage: Which verb.
+        size: Positions of ``prefill``, rows of ``decode_step``, frames of ``decode_frames`` with
+            all rows together.
+        seconds: Until the result was there.
+    """
+
+    stage: Literal["prefill", "decode_step", "decode_frames"]
+    size: int
+    seconds: float
+
+
+@runtime_checkable
+class TimedEngine(Protocol):
+    """An engine that measures itself in ``warm_up``, so that the first forecasts are no guesses."""
+
+    def warm_up_timings(self) -> Sequence[StageTiming]:
+        """Give what calls of several sizes took once they were warm."""
         ...
 
 
@@ -159,6 +193,10 @@ class EngineClient(Protocol):
         """As ``Engine.prompt_length``."""
         ...
 
+    async def clear_caches(self) -> dict[str, int]:
+        """As ``Engine.clear_caches``."""
+        ...
+
     def synthesize(
         self, request: SynthesisRequest
     ) -> AsyncGenerator[AudioChunk | SynthesisSummary, None]:
@@ -168,6 +206,8 @@ class EngineClient(Protocol):
 
         Raises:
             QueueFullError: Too many requests are waiting.
+            OverloadedError: The engine could not keep up with one more stream.
+            DeadlineExceededError: It took too long, before or after the first audio.
             EngineUnavailableError: The engine is not there.
             GenerationError: The engine failed while it worked.
         """

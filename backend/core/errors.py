@@ -22,10 +22,13 @@
     ├── OriginNotAllowedError        a web page of a foreign origin asks
     ├── RateLimitError               try again after ``retry_after_s``
     ├── QueueFullError               try again after ``retry_after_s``
+    │   └── OverloadedError          one more stream would be too many; tells the predicted TTFA
+    ├── DeadlineExceededError        the speech was not ready in time
     ├── EngineUnavailableError       starting, restarting or closed
     │   └── ServiceClosedError
     ├── NotOfferedError              a part of another API that this project does not have
     ├── GenerationError              the engine failed while it worked on a request
+    │   └── EngineDiedError          it died, and the request cannot be begun anew
     ├── RequestNotFoundError
     ├── JobNotFoundError
     ├── JobStateError                not what this job can do now
@@ -149,6 +152,26 @@ class QueueFullError(TTSError):
         self.retry_after_s = retry_after_s
 
 
+class OverloadedError(QueueFullError):
+    """The engine could not keep up with one more stream, or not soon enough.
+
+    Args:
+        message: What happened, for the client.
+        retry_after_s: Seconds after which a new try has a chance.
+        predicted_ttfa_s: Seconds after which the first sound was expected, if that is known.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, predicted_ttfa_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.predicted_ttfa_s = predicted_ttfa_s
+
+
+class DeadlineExceededError(TTSError):
+    """The engine took longer than ``REQUEST_TIMEOUT_S`` allows."""
+
+
 class EngineUnavailableError(TTSError):
     """The engine is starting, restarting or gone."""
 
@@ -163,6 +186,10 @@ class NotOfferedError(TTSError):
 
 class GenerationError(TTSError):
     """The engine failed while it worked on a request."""
+
+
+class EngineDiedError(GenerationError):
+    """The engine died while it worked on a request that cannot be begun anew."""
 
 
 class RequestNotFoundError(TTSError):

@@ -85,10 +85,29 @@ class Settings(BaseSettings):
 
     mixed_precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the transformer. `auto`: bf16 on cards of compute capability 8.0 and
-    above, fp16 on older cards, fp32 on a CPU. The codec stays in fp32."""
+    above, fp16 on older cards, fp32 on a CPU. The codec has a setting of its own."""
+
+    codec_precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Number format in which the codec makes samples. `auto`: fp16 on a card, fp32 on a CPU. The
+    layers that make the sound itself, and the whole encoder of recordings, are fp32 always; with
+    `fp32` their convolutions do without TF32 too."""
+
+    codec_fused: bool = True
+    """Use the codec's own Triton kernels where Triton is installed. No effect on a CPU."""
+
+    fused_kernels: bool = True
+    """Run the transformer's decode step in the project's own Triton kernels where Triton is
+    installed and the card's compute capability is 8.0 or above. No effect on a CPU."""
+
+    cuda_graphs: bool = True
+    """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts
+    each kernel by itself, which is slower and needs less memory. No effect on a CPU."""
 
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights with fewer bits. Only `none` is built so far; `int8` and `nf4` stop the start."""
+    """Weights of the transformer's linear layers with fewer bits: `int8` halves them against bf16
+    (at most 1 % error a layer), `nf4` takes a quarter (at most 10 %). Plain checkpoints are
+    quantized while they load; one saved by `scripts/convert_checkpoint.py --quantize` needs the
+    same value here. On a CPU they save memory; time is saved by `int8` with bf16 alone."""
 
     enable_torch_compile: bool = False
     """Compile the transformer with torch.compile. Not built so far: `true` stops the start."""
@@ -96,6 +115,11 @@ class Settings(BaseSettings):
     cpu_threads: int = Field(default=0, ge=0, le=256)
     """Threads for the model's work on a CPU. 0 takes all cores but one, at most 8: they wait
     for each other by spinning, so with no core left for others everything slows down."""
+
+    cpu_fast_linear: bool = True
+    """On a CPU: keep the transformer's weights packed in float16 for decode steps, where the
+    checkpoint's weights are exactly that (products and sums stay float32). Two to three times as
+    fast; where it cannot be used, /health says why. `false` uses plain PyTorch layers."""
 
     # --- size and memory -----------------------------------------------------------------------
     max_seq_len: int = Field(default=4096, ge=256, le=32768)
@@ -109,16 +133,53 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=64, ge=0, le=10000)
     """Requests that may wait; one more gets 429 with Retry-After."""
 
+    scheduling: Literal["deadline", "fifo"] = "deadline"
+    """Who goes first when many are served. `deadline`: the stream whose listener would run dry
+    first; a new one starts when the others' buffers outlast its prompt. `fifo`: all in turn."""
+
+    admission: Literal["queue", "refuse"] = "queue"
+    """A new stream that the engine could not keep up with waits (`queue`) or gets 429 with
+    Retry-After and X-Predicted-TTFA-Ms (`refuse`). Whole files always wait."""
+
+    max_ttfa_s: float = Field(default=2.0, ge=0, le=3600)
+    """With ADMISSION=refuse: longest predicted time to the first sound, in seconds. 0: no limit,
+    only streams that would make others run dry are refused."""
+
+    request_timeout_s: float = Field(default=0.0, ge=0, le=86400)
+    """Longest time that one stretch of a text (a sentence or a few) may take, waiting for a slot
+    included and time in which the client takes nothing left out. Before the first sound it ends
+    with 504, after it the speech ends there. 0: 30 s and four times what the measured speed and the
+    length of the text let expect."""
+
+    memory_budget_mb: int = Field(default=0, ge=0, le=16777216)
+    """MiB that weights, slots and working memory may take together, on the card or, with
+    `DEVICE=cpu`, in the host. 0: 90 % of what is free at the start. A plan that does not fit stops
+    the start and says which settings would."""
+
     chunk_size: int = Field(default=32, ge=1, le=512)
-    """Most frames the codec decodes in one go (46 ms a frame for S1-mini). Bounds the codec's
-    memory, and the size of the chunks of a stream once it runs."""
+    """Most frames of a request that the codec decodes in one go (46 ms a frame for S1-mini). Bounds
+    the codec's memory, and the size of the chunks of a stream once it runs. CUDA graphs are made
+    for up to 32."""
+
+    codec_batching: bool = True
+    """Decode the chunks of several requests together. The samples are the same either way; `false`
+    decodes one request after another."""
 
     num_streams: int = Field(default=1, ge=1, le=1)
     """CUDA streams. Only 1 is built so far."""
 
+    prefix_cache_mb: int = Field(default=128, ge=0, le=1048576)
+    """MiB on the model's device for what prompts leave behind: a voice that spoke before prefills
+    only its text. 20 s of a voice take about 9 MiB for the pocket voice and 50 MiB for S1-mini
+    in bf16. The least recently used go first; 0 turns it off. What is spoken does not change."""
+
     cache_limit: int = Field(default=256, ge=0, le=1048576)
     """MiB of memory for the caches of reference codes and of spoken texts, together; the least
     recently used entries go first. 0 turns the caches off."""
+
+    speech_guard: bool = True
+    """Look after speech that goes wrong (endless, stuck in a loop, silent): whole files are made
+    again once with another seed, streams are cut where it begins (finish reason `cut`)."""
 
     # --- limits --------------------------------------------------------------------------------
     max_text_chars: int = Field(default=10000, ge=1, le=1000000)
@@ -205,6 +266,19 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(default=1, ge=1, le=64)
     """Jobs that are spoken at the same time. Each takes one of MAX_SLOTS, and starts a stretch of
     text only when no request waits for one."""
+
+    # --- engine process ------------------------------------------------------------------------
+    engine_isolation: Literal["process", "thread"] = "process"
+    """Where the engine runs. `process`: in one of its own, which is started again when it dies;
+    the service stays up and waiting requests are kept. `thread`: inside the service, for Ray and
+    notebooks; a crash of the engine then ends everything."""
+
+    engine_hang_timeout_s: float = Field(default=300.0, ge=5.0, le=86400.0)
+    """Seconds after which an engine process that has work and gives no sign of life is killed and
+    started again. Longer than the longest single step: a prefill of MAX_SEQ_LEN positions."""
+
+    engine_load_timeout_s: float = Field(default=1800.0, ge=10.0, le=86400.0)
+    """Seconds that an engine process may take to load the model and warm up."""
 
     # --- downloads -----------------------------------------------------------------------------
     hf_token: SecretStr | None = None

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -26,6 +28,8 @@ class SamplingParams:
         repetition_penalty: Above 1 makes recent codes less likely, ``(0, 2]``; 1 is off.
         repetition_window: Frames that count as recent.
         max_new_tokens: Most frames to make; 0 means as many as there are positions.
+        min_new_tokens: Frames that are made whatever the model says: before, it cannot end. For
+            measurements, where weights that were never trained have to speak for a known time.
         seed: Fixes the noise of this one request, whatever else runs beside it.
     """
 
@@ -35,6 +39,7 @@ class SamplingParams:
     repetition_penalty: float = 1.1
     repetition_window: int = 16
     max_new_tokens: int = 1024
+    min_new_tokens: int = 0
     seed: int = 0
 
 
@@ -62,6 +67,9 @@ class SynthesisRequest:
         sampling: How codes are drawn.
         codes: ``[K, F]`` int32 when the speech is known already and only the codec has to run.
         stream: True makes the first chunks small, so that sound starts early.
+        buffered_s: When this continues speech that a listener of a stream is hearing: seconds of it
+            that are still to be heard, 0 if it ran dry. None begins.
+        speed: How many times faster than made the listener hears it.
     """
 
     request_id: str
@@ -70,6 +78,8 @@ class SynthesisRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     codes: NDArray[np.int32] | None = None
     stream: bool = True
+    buffered_s: float | None = None
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +102,12 @@ class FinishReason(StrEnum):
     """The model said that it was done."""
     LENGTH = "length"
     """``max_new_tokens`` or the last position was reached."""
+    CUT = "cut"
+    """It went wrong (endless, a loop, silence) and was cut where it did."""
     CODES = "codes"
     """The given codes were all decoded."""
+    TIMEOUT = "timeout"
+    """It took too long; what there was has been heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,8 @@ class SynthesisSummary:
         prefill_s: The prompt's pass.
         semantic_s: All decode steps of this sequence.
         codec_s: All codec decodes of this sequence.
+        num_underruns: Times the listener ran dry, by the clock of what was sent when.
+        dry_s: Seconds of silence in all that this meant.
     """
 
     finish_reason: FinishReason
@@ -115,6 +131,8 @@ class SynthesisSummary:
     prefill_s: float
     semantic_s: float
     codec_s: float
+    num_underruns: int = 0
+    dry_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +151,9 @@ class EngineInfo:
         precision: Storage and matrix type: ``fp32``, ``bf16`` or ``fp16``.
         sampling: The checkpoint's own defaults.
         notes: One line for each thing that differs from what the settings asked for.
+        quantization: Of the transformer's linear layers: ``none``, ``int8`` or ``nf4``.
+        memory_plan: Bytes by part (``weights``, ``codec``, ``slots``, ``workspace``), as planned at
+            the start; empty where nothing was planned.
     """
 
     model: str
@@ -146,6 +167,8 @@ class EngineInfo:
     precision: str
     sampling: SamplingParams
     notes: tuple[str, ...] = ()
+    quantization: str = "none"
+    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def num_codebooks(self) -> int:
@@ -158,11 +181,25 @@ class EngineInfo:
         return self.sample_rate / self.frame_length
 
 
+@dataclass(frozen=True, slots=True)
+class CacheCounters:
+    """What a cache holds and has done since the start."""
+
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    size_bytes: int
+    budget_bytes: int
+
+
 class EngineState(StrEnum):
     """What the engine is doing, for ``/health``."""
 
     STARTING = "starting"
     READY = "ready"
+    RESTARTING = "restarting"
+    """It died and is being started again; what is asked of it waits."""
     FAILED = "failed"
     CLOSED = "closed"
 
@@ -179,6 +216,10 @@ class EngineStatus:
         max_running: Slots.
         memory_bytes: Device memory in use, or None where the device does not tell.
         peak_memory_bytes: The most so far, or None.
+        restarts: Times it was started again after it had died.
+        streams_broken: Requests that were cut by its death after they had begun to sound.
+        last_failure: Why it died the last time, or None.
+        caches: The engine's own caches by name.
     """
 
     state: EngineState
@@ -188,3 +229,12 @@ class EngineStatus:
     max_running: int = 0
     memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    restarts: int = 0
+    streams_broken: int = 0
+    last_failure: str | None = None
+    caches: dict[str, CacheCounters] = field(default_factory=dict[str, CacheCounters])
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request is served, at once or as soon as the engine is back."""
+        return self.state in (EngineState.READY, EngineState.RESTARTING)

@@ -25,14 +25,21 @@ class Precision:
     Attributes:
         device: One device.
         name: ``bf16``, ``fp16`` or ``fp32``.
-        dtype: The transformer's type. The codec is always fp32.
+        dtype: The transformer's type. The codec has its own: see ``codec_precision``.
+        quantization: Of the transformer's linear layers: ``none``, ``int8`` or ``nf4``.
         notes: What differs from what was asked for.
     """
 
     device: torch.device
     name: str
     dtype: torch.dtype
+    quantization: str = "none"
     notes: tuple[str, ...] = ()
+
+    @property
+    def format_name(self) -> str:
+        """Precision and quantization as one name: ``bf16``, ``bf16 int8``."""
+        return self.name if self.quantization == "none" else f"{self.name} {self.quantization}"
 
 
 def choose_precision(settings: Settings) -> Precision:
@@ -47,7 +54,8 @@ def choose_precision(settings: Settings) -> Precision:
     name = settings.mixed_precision
     if name == "auto":
         name = _natural_precision(device)
-    return Precision(device, name, DTYPES[name], _notes(settings, device))
+    notes = _notes(settings, device, name)
+    return Precision(device, name, DTYPES[name], settings.quantization, notes)
 
 
 def cpu_threads(settings: Settings) -> int:
@@ -81,17 +89,18 @@ def _natural_precision(device: torch.device) -> str:
     return "bf16" if torch.cuda.get_device_capability(device) >= AMPERE else "fp16"
 
 
-def _notes(settings: Settings, device: torch.device) -> tuple[str, ...]:
-    if settings.mixed_precision == "fp16" and device.type == "cpu":
-        return ("fp16 on a CPU is slow; MIXED_PRECISION=auto uses fp32 here",)
-    return ()
+def _notes(settings: Settings, device: torch.device, name: str) -> tuple[str, ...]:
+    if device.type != "cpu":
+        return ()
+    notes: list[str] = []
+    if settings.mixed_precision == "fp16":
+        notes.append("fp16 on a CPU is slow; MIXED_PRECISION=auto uses fp32 here")
+    if settings.quantization == "int8" and name != "bf16":
+        notes.append(f"QUANTIZATION=int8 saves memory on a CPU, but no time in {name}")
+    return tuple(notes)
 
 
 def _refuse_unbuilt(settings: Settings) -> None:
-    if settings.quantization != "none":
-        raise SettingsError(
-            f"QUANTIZATION={settings.quantization} is not built yet; use QUANTIZATION=none"
-        )
     if settings.enable_torch_compile:
         raise SettingsError(
             "ENABLE_TORCH_COMPILE=true is not built yet; use ENABLE_TORCH_COMPILE=false"

@@ -1,6 +1,7 @@
 """Stage 2a: run a prompt through the slow transformer once.
 
-In:  text and earlier turns.   Out: the hidden state from which the first frame is drawn.
+In:  the prompt's rows.   Out: keys and values of all rows but the last, in the slot's room.
+The last row is left to the first decode step, so that every frame is made by the same code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from backend.core.errors import PromptTooLongError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from backend.engine.kv_cache import KVCache
+    from backend.engine.kv_store import SlotKV
     from backend.models.dual_ar import DualAR
 
 RESERVED_FOR_SPEECH = 2048
@@ -26,29 +27,49 @@ def max_prompt_positions(max_positions: int) -> int:
     return max_positions - min(RESERVED_FOR_SPEECH, max_positions // 2)
 
 
-def prefill_prompt(model: DualAR, rows: Tensor, kv: KVCache) -> Tensor:
-    """Fill an empty cache with a prompt.
-
-    Args:
-        model: On the cache's device.
-        rows: ``[1 + K, T]`` int64.
-        kv: Empty.
-
-    Returns:
-        ``[1, dim]``, the last position's hidden state before the final norm.
+def check_prompt_length(length: int, max_positions: int) -> None:
+    """Refuse a prompt that leaves too little room for speech.
 
     Raises:
-        PromptTooLongError: The prompt leaves too little room for speech.
+        PromptTooLongError: It does.
     """
-    length = rows.shape[1]
-    limit = max_prompt_positions(kv.max_positions)
+    limit = max_prompt_positions(max_positions)
     if length > limit:
         raise PromptTooLongError(
             f"the prompt needs {length} positions and at most {limit} are allowed; use a shorter "
             "or fewer reference recordings, a shorter text, or raise MAX_SEQ_LEN"
         )
+
+
+def prefill_prompt(model: DualAR, rows: Tensor, kv: SlotKV) -> Tensor:
+    """Fill an empty slot with a prompt, all but its last row.
+
+    Args:
+        model: On the store's device.
+        rows: ``[1 + K, T]`` int64, T >= 1.
+        kv: Empty.
+
+    Returns:
+        ``[1 + K]``, the last row, for the first decode step.
+
+    Raises:
+        PromptTooLongError: The prompt leaves too little room for speech.
+    """
+    check_prompt_length(rows.shape[1], kv.max_positions)
+    prefill_rows(model, rows[:, :-1], kv)
+    return rows[:, -1]
+
+
+def prefill_rows(model: DualAR, rows: Tensor, kv: SlotKV) -> None:
+    """Run rows ``[1 + K, T]`` behind what ``kv`` holds; T may be 0."""
+    length, start = rows.shape[1], kv.length
+    if length == 0:
+        return
     device = model.embeddings.weight.device
-    positions = torch.arange(length, device=device)[None]
-    hidden = model.slow(rows[None].to(device), positions, kv, None)
+    positions = torch.arange(start, start + length, device=device)
+    mask = None
+    if start and length > 1:
+        mask = torch.arange(start + length, device=device) <= positions[:, None]
+        mask = mask[None, None]
+    model.slow(rows[None].to(device), positions[None], kv, mask)
     kv.advance(length)
-    return hidden[:, -1]

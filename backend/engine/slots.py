@@ -1,52 +1,100 @@
-"""The room of one sequence on the device."""
+"""The room of a sequence: what the host knows of each slot, and what the device keeps for all."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from backend.core.errors import GenerationError
+from backend.engine.noise import seed_word
+from backend.engine.sampling import RowSampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
     from torch import Tensor
 
     from backend.core.types import SamplingParams
-    from backend.engine.kv_cache import KVCache
-    from backend.models.codec.state import DecodeState
+
+MAX_REPETITION_WINDOW = 64
+"""Most frames that can count as recent; every slot keeps this many."""
+
+
+class SlotState:
+    """What the decode step reads and writes of every slot, in batched tensors.
+
+    The last slot is scratch: rows that only fill up a batch work on it.
+
+    Attributes:
+        pending: ``[S + 1, 1 + K]`` int64, the row that the slow transformer reads next: the
+            prompt's last one, later the frame drawn last.
+        recent: ``[S + 1, K, W]`` int64, codes of the last frames, newest last, -1 for none.
+        window: ``[S + 1]`` int64, how many of them count.
+        seeds: ``[S + 1]`` int64.
+        steps: ``[S + 1]`` int64, steps made, those that ended included.
+        min_steps: ``[S + 1]`` int64, steps in which a sequence cannot end.
+        sampling: A row for each slot.
+    """
+
+    def __init__(self, num_slots: int, num_codebooks: int, device: torch.device) -> None:
+        size = num_slots + 1
+
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.int64, device=device)
+
+        self.pending = integers(size, 1 + num_codebooks)
+        self.recent = integers(size, num_codebooks, MAX_REPETITION_WINDOW) - 1
+        self.window = integers(size)
+        self.seeds = integers(size)
+        self.steps = integers(size)
+        self.min_steps = integers(size)
+        self.sampling = RowSampling.empty(size, device)
+
+    def begin(self, slot: int, last_row: Tensor, sampling: SamplingParams) -> None:
+        """Set a slot up behind a prompt.
+
+        Args:
+            slot: Whose prompt but its last row is in the store.
+            last_row: ``[1 + K]`` int64, on any device.
+            sampling: How codes are drawn.
+
+        Raises:
+            GenerationError: The repetition window is larger than what is kept.
+        """
+        if not 0 <= sampling.repetition_window <= MAX_REPETITION_WINDOW:
+            raise GenerationError(
+                f"repetition_window {sampling.repetition_window} must be 0..{MAX_REPETITION_WINDOW}"
+            )
+        self.pending[slot] = last_row.to(self.pending.device)
+        self.recent[slot] = -1
+        self.window[slot] = sampling.repetition_window
+        self.seeds[slot] = seed_word(sampling.seed)
+        self.steps[slot] = 0
+        self.min_steps[slot] = sampling.min_new_tokens
+        self.sampling.set_row(slot, sampling)
+
+    def recent_of(self, slot_ids: Tensor) -> Tensor:
+        """Codes ``[B, K, W]`` that count as recent, -1 elsewhere."""
+        age = torch.arange(MAX_REPETITION_WINDOW, 0, -1, device=slot_ids.device)
+        counts = age <= self.window[slot_ids][:, None]
+        return torch.where(counts[:, None], self.recent[slot_ids], -1)
 
 
 @dataclass(slots=True)
 class Slot:
-    """All device state of one sequence.
+    """What the host knows of one sequence.
 
     Attributes:
-        kv: Keys and values of the slow transformer.
-        codec_state: What the streaming codec carries over; made at the first decode.
         sampling: How codes are drawn; None in a slot opened for the codec alone.
-        generator: The sequence's own noise.
-        hidden: ``[1, dim]``, the slow transformer's last output, before its final norm.
-        pending_row: ``[1, 1 + K, 1]``, a frame drawn but not yet read by the slow transformer.
-        recent: ``[K, W]`` int64, the last frames for the repetition penalty.
         num_frames: Frames drawn.
     """
 
-    kv: KVCache
-    codec_state: DecodeState | None = None
     sampling: SamplingParams | None = None
-    generator: torch.Generator | None = None
-    hidden: Tensor | None = None
-    pending_row: Tensor | None = None
-    recent: Tensor | None = None
     num_frames: int = 0
 
     def clear(self) -> None:
-        """Forget the sequence, keep the room."""
-        self.kv.reset()
-        self.codec_state = self.sampling = self.generator = None
-        self.hidden = self.pending_row = self.recent = None
+        """Forget the sequence."""
+        self.sampling = None
         self.num_frames = 0
 
 
@@ -56,13 +104,11 @@ class SlotPool:
 
     Attributes:
         max_slots: Most there can be.
-        make_kv: Makes the keys and values of one slot.
     """
 
     max_slots: int
-    make_kv: Callable[[], KVCache]
-    _slots: dict[int, Slot] = field(default_factory=dict)
-    _free: list[int] = field(default_factory=list)
+    _slots: dict[int, Slot] = field(default_factory=dict[int, Slot])
+    _free: list[int] = field(default_factory=list[int])
 
     def take(self) -> int:
         """Take a free slot.
@@ -74,7 +120,7 @@ class SlotPool:
             if len(self._slots) >= self.max_slots:
                 raise GenerationError(f"all {self.max_slots} slots are taken")
             slot_idx = len(self._slots)
-            self._slots[slot_idx] = Slot(self.make_kv())
+            self._slots[slot_idx] = Slot()
             return slot_idx
         return self._free.pop()
 

@@ -16,7 +16,19 @@ from backend.core.errors import CheckpointError, CheckpointMismatchError
 from backend.models.adapters import lora_alpha, merge_lora, official_names
 from backend.models.config import CONFIG_FILE, DualARConfig
 from backend.models.dual_ar import DualAR
-from backend.models.tensor_files import assign_strict, read_tensor_file
+from backend.models.quantization import (
+    SCHEMES,
+    linear_names,
+    quantize_tensors,
+    replace_linears,
+    require_same_scheme,
+)
+from backend.models.tensor_files import (
+    NO_QUANTIZATION,
+    QUANTIZATION_KEY,
+    assign_strict,
+    read_tensor_file,
+)
 from backend.models.tokenizer import RANKS_FILE, SPECIAL_TOKENS_FILE, Tokenizer
 
 if TYPE_CHECKING:
@@ -88,6 +100,7 @@ def load_dual_ar(
     device: torch.device | str,
     dtype: torch.dtype,
     residual_size: int | None = None,
+    quantization: str = NO_QUANTIZATION,
 ) -> DualAR:
     """Load the slow and fast transformers, ready to use.
 
@@ -99,6 +112,8 @@ def load_dual_ar(
         device: Where the weights go.
         dtype: float32, bfloat16 or float16. The rotary tables stay float32 for each.
         residual_size: See ``DualAR``.
+        quantization: ``none``, ``int8`` or ``nf4``. Plain weights are quantized one by one while
+            they are loaded; a file that was saved quantized is taken as it is.
 
     Returns:
         The network in evaluation mode, with the tokenizer's ids bound.
@@ -106,16 +121,28 @@ def load_dual_ar(
     Raises:
         CheckpointError: A file is missing or unreadable.
         CheckpointMismatchError: Weights, configuration and tokenizer do not belong together.
+        SettingsError: The file was saved with another quantization.
     """
     found = _find(directory, [role for role in _FILE_NAMES if role != "codec"])
     config = DualARConfig.from_file(found["config"])
     tokenizer = Tokenizer.from_directory(directory)
     _check_tokenizer(tokenizer, config, directory)
-    file = read_tensor_file(found["model"])
+    file, what = read_tensor_file(found["model"], tuple(SCHEMES)), str(found["model"])
+    stored_as = str(file.metadata.get(QUANTIZATION_KEY, NO_QUANTIZATION))
+    require_same_scheme(stored_as, quantization, what)
     tensors = merge_lora(official_names(file.tensors), lora_alpha(file.metadata))
+    kept: frozenset[str] = frozenset()
     with torch.device("meta"):
         model = DualAR(config, residual_size)
-    assign_strict(model, tensors, dtype, device, str(found["model"]))
+        names = linear_names(model)
+        if quantization != NO_QUANTIZATION:
+            kept = replace_linears(model, quantization)
+    if quantization == stored_as:
+        # views of the mapped file; the network needs its own memory
+        tensors |= {name: tensors[name].to(device, copy=True) for name in kept if name in tensors}
+    else:
+        tensors = quantize_tensors(tensors, names, quantization, device)
+    assign_strict(model, tensors, dtype, device, what, kept)
     model.rebuild_rope(torch.device(device))
     model.bind_tokens(tokenizer.semantic_begin_id, tokenizer.num_semantic, tokenizer.im_end_id)
     return model.eval()

@@ -113,6 +113,13 @@ def prompt_length(tokenizer: Tokenizer, text: str, references: Sequence[Referenc
     return total
 
 
+def turn_ends(tokenizer: Tokenizer, references: Sequence[ReferenceTurn]) -> list[int]:
+    """Positions behind each turn of a prompt, where the next turn or the text begins."""
+    target = len(_speaker_ids(tokenizer))
+    ends = range(1, len(references) + 1)
+    return [prompt_length(tokenizer, "", references[:end]) - target for end in ends]
+
+
 def _speaker_ids(tokenizer: Tokenizer) -> list[int]:
     # Ordinary text for the official tokenizer, a token of its own for the pocket one.
     return tokenizer.encode_template(SPEAKER_TAG)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from backend.core.errors import CheckpointError, CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 FORMAT_KEY = "format"
@@ -46,10 +46,14 @@ class TensorFile:
     metadata: Mapping[str, Any]
 
 
-def read_tensor_file(path: Path) -> TensorFile:
+def read_tensor_file(path: Path, schemes: Collection[str] = ()) -> TensorFile:
     """Open ``*.safetensors`` or a torch zip pickle.
 
     A ``state_dict`` wrapper (training checkpoints) is taken off.
+
+    Args:
+        path: The file.
+        schemes: Quantization schemes that the caller can read, beside plain weights.
 
     Raises:
         CheckpointError: The file is missing, damaged, could run code when read, holds something
@@ -58,7 +62,7 @@ def read_tensor_file(path: Path) -> TensorFile:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, schemes)
     return _read_pickle(path)
 
 
@@ -102,6 +106,7 @@ def assign_strict(
     dtype: torch.dtype,
     device: torch.device | str,
     what: str,
+    kept: Collection[str] = (),
 ) -> None:
     """Give ``module`` exactly the weights in ``tensors``.
 
@@ -115,17 +120,24 @@ def assign_strict(
         dtype: For floating-point tensors; others keep theirs.
         device: Where the weights go.
         what: Names the checkpoint in messages.
+        kept: Names of tensors that are taken as they are, in their own dtype, and without a copy
+            where they are on ``device`` already.
 
     Raises:
-        CheckpointMismatchError: Names or shapes differ; the message lists them.
+        CheckpointMismatchError: Names or shapes differ, or the dtype of one in ``kept``; the
+            message lists them.
         CheckpointError: A weight is not finite in ``dtype``.
     """
     check_fit(module, tensors, what)
+    _check_kept(module, tensors, kept, what)
     ready: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        target = dtype if value.is_floating_point() else value.dtype
-        # copy=True: own memory even where nothing changes, so that the file may be replaced.
-        ready[name] = value.to(device=device, dtype=target, copy=True)
+        if name in kept:
+            ready[name] = value.to(device)
+        else:
+            target = dtype if value.is_floating_point() else value.dtype
+            # copy=True: own memory even where nothing changes, so that the file may be replaced.
+            ready[name] = value.to(device=device, dtype=target, copy=True)
         # A sum is not finite if any of its terms is not, and costs a tenth of looking at each.
         if not math.isfinite(ready[name].sum(dtype=torch.float32).item()):
             raise CheckpointError(
@@ -160,6 +172,18 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
         )
 
 
+def _check_kept(
+    module: nn.Module, tensors: Mapping[str, Tensor], kept: Collection[str], what: str
+) -> None:
+    wanted = {name: value.dtype for name, value in module.state_dict().items() if name in kept}
+    for name, dtype in wanted.items():
+        if tensors[name].dtype != dtype:
+            raise CheckpointMismatchError(
+                f"{what}: {name} is {tensors[name].dtype}, must be {dtype}; convert the checkpoint "
+                "again with scripts/convert_checkpoint.py"
+            )
+
+
 def _listed(kind: str, entries: Iterable[str]) -> list[str]:
     names = list(entries)
     if not names:
@@ -168,7 +192,7 @@ def _listed(kind: str, entries: Iterable[str]) -> list[str]:
     return [f"{len(names)} {kind}: {', '.join(names[:_MAX_NAMES_LISTED])}{more}"]
 
 
-def _read_safetensors(path: Path) -> TensorFile:
+def _read_safetensors(path: Path, schemes: Collection[str]) -> TensorFile:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
@@ -177,18 +201,19 @@ def _read_safetensors(path: Path) -> TensorFile:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); download it again"
         ) from error
-    _check_form(path, metadata)
+    _check_form(path, metadata, schemes)
     return TensorFile(tensors, metadata)
 
 
-def _check_form(path: Path, metadata: Mapping[str, str]) -> None:
+def _check_form(path: Path, metadata: Mapping[str, str], schemes: Collection[str]) -> None:
     form = metadata.get(FORMAT_KEY, "")
     if form.startswith(_FORMAT_FAMILY) and form != FORMAT:
         raise CheckpointError(f"{path}: has the form {form}; this version reads {FORMAT}")
     scheme = metadata.get(QUANTIZATION_KEY, NO_QUANTIZATION)
-    if scheme != NO_QUANTIZATION:
+    if scheme != NO_QUANTIZATION and scheme not in schemes:
+        readable = " or ".join(["plain weights", *schemes])
         raise CheckpointError(
-            f"{path}: was saved with quantization {scheme!r}; this version reads plain weights"
+            f"{path}: was saved with quantization {scheme!r}; only {readable} can be read here"
         )
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from backend.core.types import CacheCounters
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -28,18 +30,6 @@ ENTRY_OVERHEAD_BYTES = 256
 
 BYTES_PER_MIB = 1 << 20
 VOICE_CODES_SHARE = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class CacheCounters:
-    """What a cache holds and has done since the start."""
-
-    hits: int
-    misses: int
-    evictions: int
-    entries: int
-    size_bytes: int
-    budget_bytes: int
 
 
 class ByteBudgetLru(Generic[_Value]):

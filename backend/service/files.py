@@ -11,6 +11,7 @@ import numpy as np
 from backend.audio.effects import Effects, EffectsChain, apply_effects
 from backend.audio.encoders import AudioEncoder, encode_whole, make_encoder
 from backend.audio.formats import OutputFormat, output_format
+from backend.audio.trim import SilenceTrim, trim_silence
 from backend.telemetry.recent import Stage
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class FilePlan:
         file_rate_hz: Of the sound inside it; None keeps the other where the format can.
         bitrate_kbps: Of a lossy format; None takes its usual one.
         effects: What is done to the sound before.
+        trim_silence: Take silence at the beginning and the end away, before everything else.
     """
 
     output: OutputFormat
@@ -40,6 +42,7 @@ class FilePlan:
     file_rate_hz: int | None = None
     bitrate_kbps: int | None = None
     effects: Effects = field(default_factory=Effects)
+    trim_silence: bool = False
 
     @property
     def sample_rate(self) -> int:
@@ -59,7 +62,14 @@ def plan_file(request: SpeechRequest, sound_rate_hz: int) -> FilePlan:
     output.file_rate_hz(sound_rate_hz, request.sample_rate)
     effects = Effects(request.speed, request.volume_db, request.normalize)
     effects.check()
-    return FilePlan(output, sound_rate_hz, request.sample_rate, request.bitrate_kbps, effects)
+    return FilePlan(
+        output,
+        sound_rate_hz,
+        request.sample_rate,
+        request.bitrate_kbps,
+        effects,
+        request.trim_silence,
+    )
 
 
 async def streamed_file(
@@ -86,12 +96,14 @@ async def streamed_file(
             started = time.monotonic()
             data = await pool.run(file.feed, samples)
             spent_s += time.monotonic() - started
+            ledger.num_trimmed = file.num_trimmed
             if data:
                 ledger.note_first_audio()
                 yield held + data
                 held = b""
         started = time.monotonic()
         last = held + await pool.run(file.finish)
+        ledger.num_trimmed = file.num_trimmed
         ledger.add_stage(Stage.FILE, spent_s + time.monotonic() - started)
         ledger.note_first_audio()
         if last:
@@ -112,7 +124,7 @@ async def whole_file(
     """
     parts = [part async for part in sound]
     started = time.monotonic()
-    data = await pool.run(_encode, parts, plan)
+    data, ledger.num_trimmed = await pool.run(_encode, parts, plan)
     ledger.add_stage(Stage.FILE, time.monotonic() - started)
     ledger.note_first_audio()
     yield data
@@ -122,6 +134,7 @@ class _StreamedFile:
     """Effects and encoder in one, so that a chunk goes to a thread once."""
 
     def __init__(self, plan: FilePlan) -> None:
+        self._trim = SilenceTrim(plan.sound_rate_hz) if plan.trim_silence else None
         self._effects = EffectsChain(plan.effects, plan.sound_rate_hz)
         self.encoder: AudioEncoder = make_encoder(
             plan.output.name,
@@ -130,19 +143,34 @@ class _StreamedFile:
             file_rate_hz=plan.file_rate_hz,
         )
 
+    @property
+    def num_trimmed(self) -> int:
+        return 0 if self._trim is None else self._trim.num_dropped
+
     def feed(self, samples: NDArray[np.float32]) -> bytes:
-        return self.encoder.feed(self._effects.feed(samples))
+        if self._trim is not None:
+            samples = self._trim.feed(samples)
+        return self._encoded(samples)
 
     def finish(self) -> bytes:
-        return self.encoder.feed(self._effects.finish()) + self.encoder.finish()
+        last = b"" if self._trim is None else self._encoded(self._trim.finish())
+        return last + self.encoder.feed(self._effects.finish()) + self.encoder.finish()
+
+    def _encoded(self, samples: NDArray[np.float32]) -> bytes:
+        return self.encoder.feed(self._effects.feed(samples))
 
 
-def _encode(parts: list[NDArray[np.float32]], plan: FilePlan) -> bytes:
-    samples = apply_effects(np.concatenate(parts), plan.sound_rate_hz, plan.effects)
-    return encode_whole(
+def _encode(parts: list[NDArray[np.float32]], plan: FilePlan) -> tuple[bytes, int]:
+    """Make the whole file; also give the number of samples trimmed."""
+    samples, num_trimmed = np.concatenate(parts), 0
+    if plan.trim_silence:
+        samples, num_trimmed = trim_silence(samples, plan.sound_rate_hz)
+    samples = apply_effects(samples, plan.sound_rate_hz, plan.effects)
+    content = encode_whole(
         plan.output.name,
         samples,
         plan.sound_rate_hz,
         bitrate_kbps=plan.bitrate_kbps,
         file_rate_hz=plan.file_rate_hz,
     )
+    return content, num_trimmed

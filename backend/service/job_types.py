@@ -37,6 +37,7 @@ class FileWish:
         speed: As in ``Effects``.
         volume_db: As in ``Effects``.
         normalize: As in ``Effects``.
+        trim_silence: As in ``FilePlan``.
     """
 
     format: str = "wav"
@@ -44,6 +45,7 @@ class FileWish:
     speed: float = 1.0
     volume_db: float = 0.0
     normalize: bool = False
+    trim_silence: bool = False
 
     def changed(self, format_name: str | None, sample_rate: int | None) -> FileWish:
         """Give it in another format, at that format's own rate unless one is asked for."""

@@ -122,6 +122,7 @@ class JobService:
                 request.speed,
                 request.volume_db,
                 request.normalize,
+                request.trim_silence,
             ),
             warnings=tuple(ledger.warnings),
         )
@@ -268,6 +269,7 @@ class JobService:
             speed=file.speed,
             volume_db=file.volume_db,
             normalize=file.normalize,
+            trim_silence=file.trim_silence,
         )
         return await self._service.replay(request, self._codes(job_id))
 

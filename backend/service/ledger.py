@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 VOICE_CODES = "voice_codes"
 SEMANTIC = "semantic"
+PREFIX_KV = "prefix_kv"
 
 
 class SpeechLedger:
@@ -32,6 +33,8 @@ class SpeechLedger:
         num_segments: Stretches the text was cut into.
         num_frames: Frames made so far.
         num_samples: Samples made so far, at ``sample_rate``.
+        num_trimmed: Samples of silence that were taken away.
+        num_underruns: Times the listener ran dry, by the scheduler's clock.
         sample_rate: Of the engine, in Hz.
         speed: How much faster than the engine's the client's sound is.
         ttfa_s: From the start to the first audio byte, once there is one.
@@ -39,6 +42,9 @@ class SpeechLedger:
         finish_reason: Why the last stretch ended.
         cache_hits: For each cache that was asked, whether it had every answer so far.
         warnings: Things the client should know although it got its speech. ASCII.
+        troubles: What went wrong with the speech, in order, whether it was made again or cut.
+        peak_vram_bytes: The engine's most device memory so far, where the device tells.
+        gpu_percent: Utilization of the card, where there is one.
         status: How the request ended; meaningless before.
         error: Class name of the error that ended it.
     """
@@ -56,6 +62,8 @@ class SpeechLedger:
         self.num_segments = 0
         self.num_frames = 0
         self.num_samples = 0
+        self.num_trimmed = 0
+        self.num_underruns = 0
         self.sample_rate: int | None = None
         self.speed = 1.0
         self.ttfa_s: float | None = None
@@ -64,6 +72,9 @@ class SpeechLedger:
         self.stages_s: dict[Stage, float] = {}
         self.cache_hits: dict[str, bool] = {}
         self.warnings: list[str] = []
+        self.troubles: list[str] = []
+        self.peak_vram_bytes: int | None = None
+        self.gpu_percent: int | None = None
         self.status = RequestStatus.OK
         self.error: str | None = None
 
@@ -74,6 +85,13 @@ class SpeechLedger:
     def now_s(self) -> float:
         """Seconds since the start."""
         return self._clock() - self._started
+
+    @property
+    def buffered_s(self) -> float | None:
+        """Seconds of sound that the listener of a stream still has; None before the first."""
+        if self.ttfa_s is None or self.audio_s is None or not self.is_stream:
+            return None
+        return max(0.0, self.audio_s - (self.now_s() - self.ttfa_s))
 
     def add_stage(self, stage: Stage, spent_s: float) -> None:
         """Add time spent in a stage."""
@@ -97,11 +115,16 @@ class SpeechLedger:
                 it came from the cache.
         """
         self.finish_reason = finish_reason
+        self.num_underruns += summary.num_underruns
         self.add_stage(Stage.QUEUE, summary.queue_s)
         self.add_stage(Stage.CODEC, summary.codec_s)
         if summary.finish_reason is not FinishReason.CODES:
             self.add_stage(Stage.PREFILL, summary.prefill_s)
             self.add_stage(Stage.SEMANTIC, summary.semantic_s)
+
+    def note_trouble(self, trouble: str) -> None:
+        """Note that speech went wrong and something was done about it."""
+        self.troubles.append(trouble)
 
     def note_first_audio(self) -> None:
         """Note that the first audio byte is there; later calls change nothing."""
@@ -117,7 +140,8 @@ class SpeechLedger:
     @property
     def audio_s(self) -> float | None:
         """Seconds of speech so far, as the client hears them."""
-        return self.num_samples / self.sample_rate / self.speed if self.sample_rate else None
+        heard = self.num_samples - self.num_trimmed
+        return heard / self.sample_rate / self.speed if self.sample_rate else None
 
     @property
     def rtf(self) -> float | None:
@@ -139,8 +163,12 @@ class SpeechLedger:
             finish_reason=self.finish_reason.value if self.finish_reason else None,
             audio_s=self.audio_s,
             total_s=self.total_s,
+            num_underruns=self.num_underruns if self.is_stream else None,
             # a whole file has no first sound before its end: it would spoil the figure of streams
             ttfa_s=self.ttfa_s if self.is_stream else None,
             stages_s=dict(self.stages_s),
             cache_hits=dict(self.cache_hits),
+            troubles=tuple(self.troubles),
+            peak_vram_bytes=self.peak_vram_bytes,
+            gpu_percent=self.gpu_percent,
         )

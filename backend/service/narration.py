@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.core.errors import GenerationError, QueueFullError
-from backend.core.types import AudioChunk, SynthesisRequest, Turn
+from backend.core.errors import DeadlineExceededError, GenerationError, QueueFullError
+from backend.core.types import AudioChunk, FinishReason, SynthesisRequest, Turn
 from backend.service.cache import SemanticCache, SpokenCodes, semantic_key
 from backend.service.ledger import SEMANTIC
 from backend.service.text import text_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from backend.core.contract import EngineClient
     from backend.core.types import EngineInfo, SamplingParams, SynthesisSummary
     from backend.service.ledger import SpeechLedger
+    from backend.service.takes import GuardedTakes, MakeTake
 
 SLOW_SPEECH_WEIGHT_PER_S = 8.0
 PAUSES_S = 2.0
@@ -64,11 +65,21 @@ class Narrator:
     Args:
         engine: Speaks one segment at a time.
         cache: Segments that were spoken before.
+        takes: Looks after speech that goes wrong; None gives it as it comes.
+        on_chunk: Called for every chunk that the engine makes.
     """
 
-    def __init__(self, engine: EngineClient, cache: SemanticCache) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        cache: SemanticCache,
+        takes: GuardedTakes | None = None,
+        on_chunk: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._cache = cache
+        self._takes = takes
+        self._on_chunk = on_chunk
         self._serials = itertools.count(1)
 
     async def speak(
@@ -78,6 +89,7 @@ class Narrator:
 
         Raises:
             GenerationError: Not one frame came out.
+            DeadlineExceededError: It took too long, and nobody has heard anything yet.
             Exception: Whatever ``EngineClient.synthesize`` raises.
         """
         spoken: list[Turn] = []
@@ -86,8 +98,15 @@ class Narrator:
             idx += 1
             chunks = self.speak_one(narration, idx, text, spoken, info, ledger)
             async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk.samples
+                try:
+                    async for chunk in chunks:
+                        yield chunk.samples
+                except DeadlineExceededError:
+                    if ledger.buffered_s is None:
+                        raise
+                    ledger.finish_reason = FinishReason.TIMEOUT  # what is sounding ends cleanly
+                    return
+            del spoken[1:-1]  # the first and the last are continued; a book has thousands
         if not spoken:
             raise GenerationError(NO_SOUND)
 
@@ -112,11 +131,19 @@ class Narrator:
             ledger: Of the request.
         """
         turns = await self._turns_for(text, narration.references, spoken, info)
-        for attempt, wording in enumerate(_wordings(text)):
-            seed = segment_seed(narration.sampling.seed, idx + attempt * SEEDS_PER_ATTEMPT)
-            sampling = replace(narration.sampling, seed=seed)
+        wordings = _wordings(text)
+        for attempt, wording in enumerate(wordings):
+
+            def make_take(
+                number: int, wording: str = wording, attempt: int = attempt
+            ) -> AsyncGenerator[AudioChunk, None]:
+                attempt += number * len(wordings)
+                seed = segment_seed(narration.sampling.seed, idx + attempt * SEEDS_PER_ATTEMPT)
+                sampling = replace(narration.sampling, seed=seed)
+                return self._speak_segment(narration, wording, turns, sampling, info, ledger)
+
             frames: list[NDArray[np.int32]] = []
-            chunks = self._speak_segment(narration, wording, turns, sampling, info, ledger)
+            chunks = self._guarded(narration, make_take, wording, info, ledger)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     frames.append(chunk.codes)
@@ -125,6 +152,19 @@ class Narrator:
             if frames:
                 spoken.append(Turn(wording, np.concatenate(frames, axis=1)))
                 return
+
+    def _guarded(
+        self,
+        narration: Narration,
+        make_take: MakeTake,
+        text: str,
+        info: EngineInfo,
+        ledger: SpeechLedger,
+    ) -> AsyncGenerator[AudioChunk, None]:
+        if self._takes is None or narration.sampling.min_new_tokens:
+            return make_take(0)  # who demands a length gets it
+        guarded = self._takes.streamed if narration.stream else self._takes.whole
+        return guarded(make_take, text, info, ledger)
 
     async def replay(
         self,
@@ -147,6 +187,8 @@ class Narrator:
                     text="",
                     codes=codes,
                     stream=stream,
+                    buffered_s=ledger.buffered_s,
+                    speed=ledger.speed,
                 )
                 results = self._submit(request, is_admitted=ledger.num_samples > 0)
                 async with aclosing(results):
@@ -196,6 +238,8 @@ class Narrator:
             sampling=sampling,
             codes=cached.codes if cached else None,
             stream=narration.stream,
+            buffered_s=ledger.buffered_s,
+            speed=ledger.speed,
         )
         frames: list[NDArray[np.int32]] = []
         is_admitted = narration.is_patient or ledger.num_samples > 0
@@ -226,11 +270,17 @@ class Narrator:
                         raise
                     retry_after_s = error.retry_after_s
                 else:
+                    self._note(first)
                     yield first
                     async for result in results:
+                        self._note(result)
                         yield result
                     return
             await asyncio.sleep(retry_after_s)
+
+    def _note(self, result: AudioChunk | SynthesisSummary) -> None:
+        if isinstance(result, AudioChunk):
+            self._on_chunk()
 
 
 async def _each(segments: Sequence[str] | AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:

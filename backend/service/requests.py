@@ -49,16 +49,28 @@ class SamplingOverrides:
     top_k: int | None = None
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
 
     def apply(self, defaults: SamplingParams, seed: int) -> SamplingParams:
-        """Give ``defaults`` with what is said here, and the seed."""
+        """Give ``defaults`` with what is said here, and the seed.
+
+        Raises:
+            InvalidInputError: More frames are demanded than allowed.
+        """
+        most = _or(self.max_new_tokens, defaults.max_new_tokens)
+        least = _or(self.min_new_tokens, defaults.min_new_tokens)
+        if 0 < most < least:
+            raise InvalidInputError(
+                f"min_new_tokens={least} is more than max_new_tokens={most}; raise the latter"
+            )
         return replace(
             defaults,
             temperature=_or(self.temperature, defaults.temperature),
             top_p=_or(self.top_p, defaults.top_p),
             top_k=_or(self.top_k, defaults.top_k),
             repetition_penalty=_or(self.repetition_penalty, defaults.repetition_penalty),
-            max_new_tokens=_or(self.max_new_tokens, defaults.max_new_tokens),
+            max_new_tokens=most,
+            min_new_tokens=least,
             seed=seed,
         )
 
@@ -96,6 +108,7 @@ class SpeechRequest:
         volume_db: -20 .. 20 dB louder; 0 changes nothing.
         sample_rate: Hz of the file, 8000..48000 where the format can; None takes the model's.
         normalize: Bring the loudness to -16 LUFS (EBU R128).
+        trim_silence: Take silence before and after the speech away.
         language: ISO 639-1 code of the text's language, which guides where it is cut; None lets
             the text say.
         is_patient: Wait where the queue is full, instead of being refused.
@@ -116,6 +129,7 @@ class SpeechRequest:
     volume_db: float = 0.0
     sample_rate: int | None = None
     normalize: bool = False
+    trim_silence: bool = False
     language: str | None = None
     is_patient: bool = False
 

@@ -1,21 +1,33 @@
 """What the engine does next.
 
-One ``step`` admits at most one waiting sequence, draws one frame for every running one and decodes
-every chunk that is due. So a new request delays the others by one prefill, a request is cancelled
-within one step, and a listener that does not keep up pauses only itself.
+One ``step`` admits at most one waiting sequence, draws one frame for each of a batch of running
+ones and decodes a batch of chunks. Who that is, a policy decides (``policy.py``); this file carries
+it out, learns what it cost and keeps the states. A request is cancelled within one step, and a
+listener that does not keep up pauses only itself.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from bisect import insort
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backend.core.contract import FrameChunk
-from backend.core.errors import GenerationError, TTSError
+from backend.core.contract import FrameChunk, TimedEngine
+from backend.core.errors import DeadlineExceededError, GenerationError, TTSError
 from backend.core.types import AudioChunk, FinishReason
+from backend.serving.admission import (
+    estimate_frames,
+    estimate_positions,
+    forecast,
+    refusal,
+    time_limit_s,
+)
+from backend.serving.cost_model import CostModel
+from backend.serving.limits import SchedulerLimits
+from backend.serving.playback import PlaybackClock
+from backend.serving.policy import DeadlinePolicy, FifoPolicy
 from backend.serving.sequence import Sequence, SequenceStatus
 
 if TYPE_CHECKING:
@@ -23,13 +35,22 @@ if TYPE_CHECKING:
 
     from backend.core.contract import Engine, StepResult
     from backend.core.types import SynthesisRequest
+    from backend.serving.policy import Policy
     from backend.serving.sequence import Listener
 
 logger = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Move sequences from waiting to finished. Everything here runs on the engine's thread."""
+    """Move sequences from waiting to finished. Everything here runs on the engine's thread.
+
+    Args:
+        engine: Called from here and nowhere else while sequences live.
+        max_chunk_frames: Largest chunk of audio, in frames.
+        listener_credit: Chunks made ahead of a listener that takes none.
+        clock: Seconds that only go forward.
+        limits: How to order work and what to refuse.
+    """
 
     def __init__(
         self,
@@ -37,13 +58,21 @@ class Scheduler:
         max_chunk_frames: int,
         listener_credit: int,
         clock: Callable[[], float] = time.perf_counter,
+        limits: SchedulerLimits | None = None,
     ) -> None:
         self._engine = engine
         self._max_chunk_frames = max_chunk_frames
         self._listener_credit = listener_credit
         self._clock = clock
-        self._waiting: deque[Sequence] = deque()
+        self._limits = limits or SchedulerLimits()
+        timings = engine.warm_up_timings() if isinstance(engine, TimedEngine) else ()
+        self.cost = CostModel(1 / engine.info.frame_rate, timings)
+        is_fifo = self._limits.scheduling == "fifo"
+        self._policy: Policy = FifoPolicy() if is_fifo else DeadlinePolicy(self.cost)
+        self._waiting: list[Sequence] = []
+        """Sorted by ``due_at``."""
         self._running: dict[str, Sequence] = {}
+        self._idle_s: float | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -55,26 +84,35 @@ class Scheduler:
         """Sequences with a slot."""
         return len(self._running)
 
+    @property
+    def idle_s(self) -> float | None:
+        """How long the loop may sleep for want of commands although there is work; None: not."""
+        return self._idle_s
+
     def submit(self, request: SynthesisRequest, listener: Listener) -> None:
-        """Put a request at the end of the queue."""
-        self._waiting.append(
-            Sequence(
-                request,
-                listener,
-                credit=self._listener_credit,
-                max_chunk_frames=self._max_chunk_frames,
-                submitted_at=self._clock(),
-            )
-        )
+        """Put a request into the queue, or tell its listener at once why not."""
+        now = self._clock()
+        sequence = self._new_sequence(request, listener, now)
+        sequence.due_at = self._policy.due_at(sequence)
+        running = self._running.values()
+        expected = forecast(sequence, self._waiting, running, self.cost, self._engine.max_slots)
+        is_new_stream = request.stream and request.buffered_s is None
+        if self._limits.admission == "refuse" and is_new_stream:
+            error = refusal(expected, self._limits)
+            if error is not None:
+                listener.failed(error)
+                return
+        sequence.deadline_at = now + time_limit_s(expected, self._limits)
+        insort(self._waiting, sequence, key=_due_at)
 
     def grant(self, request_id: str) -> None:
         """Let a sequence's listener take one more chunk."""
         if sequence := self._running.get(request_id):
-            sequence.credit += 1
+            sequence.grant(self._clock())
 
     def cancel(self, request_id: str) -> None:
         """Forget a request, wherever it is; its listener hears nothing more."""
-        self._waiting = deque(s for s in self._waiting if s.request.request_id != request_id)
+        self._waiting = [s for s in self._waiting if s.request.request_id != request_id]
         if sequence := self._running.get(request_id):
             self._retire(sequence)
 
@@ -90,62 +128,130 @@ class Scheduler:
         """Do one round of work.
 
         Returns:
-            Whether there was any; False means that only a new command can change something.
+            Whether there is any; False means that only a new command can change something. With
+            True ``idle_s`` tells whether that is so for a while.
         """
-        admitted = self._admit_one()
-        stepped = self._decode_step()
-        due = [s for s in self._running.values() if s.has_chunk_due]
-        self._decode_chunks(due)
+        self._give_up_late_ones()
+        is_admitting = self._admit_one()
+        is_stepping = self._decode_step()
+        is_decoding = self._decode_chunks()
         for sequence in [s for s in self._running.values() if s.is_done]:
-            self._retire(sequence)
-            sequence.listener.finished(sequence.summary())
-        return admitted or stepped or bool(due)
+            self._finish(sequence)
+        is_busy = is_admitting or is_stepping or is_decoding
+        self._idle_s = None if is_busy else self._next_change_s()
+        return is_busy or self._idle_s is not None
+
+    def _new_sequence(self, request: SynthesisRequest, listener: Listener, now: float) -> Sequence:
+        playback = None
+        if request.stream:
+            frame_s = self.cost.frame_s / request.speed
+            playback = PlaybackClock(frame_s, now, request.buffered_s or 0.0)
+        return Sequence(
+            request,
+            listener,
+            max_credit=self._listener_credit,
+            max_chunk_frames=self._max_chunk_frames,
+            submitted_at=now,
+            due_at=now,
+            playback=playback,
+            num_positions=estimate_positions(request),
+            num_expected=estimate_frames(request, self.cost),
+        )
+
+    def _give_up_late_ones(self) -> None:
+        now = self._clock()
+        late = [s for s in self._waiting if s.deadline_at <= now]
+        if late:
+            self._waiting = [s for s in self._waiting if s.deadline_at > now]
+        late += [s for s in self._running.values() if s.deadline_at <= now and s.credit > 0]
+        for sequence in late:
+            spent_s = now - sequence.submitted_at
+            where = "it waited" if sequence.slot is None else f"{sequence.num_frames} frames came"
+            self._fail(
+                sequence,
+                DeadlineExceededError(
+                    f"the speech was not ready in time ({where} in {spent_s:.1f} s); try again "
+                    "when less is going on, send a shorter text, or raise REQUEST_TIMEOUT_S"
+                ),
+            )
+
+    def _next_change_s(self) -> float | None:
+        """Seconds until something is to be done without a command; None if nothing is."""
+        if not self._waiting:
+            return None
+        now = self._clock()
+        next_at = min(sequence.deadline_at for sequence in self._waiting)
+        if self._has_free_slot:  # the policy holds a prefill back until buffers allow it
+            next_at = min(next_at, now + self.cost.frame_s / 2)
+        return max(0.0, next_at - now)
+
+    @property
+    def _has_free_slot(self) -> bool:
+        return len(self._running) < self._engine.max_slots
+
+    def _admissible(self) -> list[Sequence]:
+        return self._waiting if self._has_free_slot else []
 
     def _admit_one(self) -> bool:
-        if not self._waiting or self.num_running >= self._engine.max_slots:
+        now = self._clock()
+        sequence = self._policy.pick_waiting(self._admissible(), self._running.values(), now)
+        if sequence is None:
             return False
-        sequence = self._waiting.popleft()
-        request, started = sequence.request, self._clock()
-        sequence.queue_s = started - sequence.submitted_at
+        self._waiting.remove(sequence)
+        sequence.queue_s = now - sequence.submitted_at
+        sequence.listener.began()
         with self._failing([sequence]):
-            if request.codes is not None:
-                sequence.slot = self._engine.open_slot()
-                sequence.frames = list(request.codes.T)
-                sequence.num_frames = len(sequence.frames)
-                sequence.finish_reason = FinishReason.CODES
-                sequence.status = SequenceStatus.DRAINING
-            else:
-                sequence.slot = self._engine.prefill(request.text, request.turns, request.sampling)
-                sequence.prefill_s = self._clock() - started
-                sequence.status = SequenceStatus.RUNNING
-            self._running[request.request_id] = sequence
+            self._open(sequence, now)
+            self._running[sequence.request.request_id] = sequence
         return True
 
+    def _open(self, sequence: Sequence, started: float) -> None:
+        request = sequence.request
+        if request.codes is not None:
+            sequence.slot = self._engine.open_slot()
+            sequence.frames = list(request.codes.T)
+            sequence.num_frames = len(sequence.frames)
+            sequence.finish_reason = FinishReason.CODES
+            sequence.status = SequenceStatus.DRAINING
+        else:
+            sequence.slot = self._engine.prefill(request.text, request.turns, request.sampling)
+            sequence.prefill_s = self._clock() - started
+            self.cost.prefill.observe(sequence.num_positions, sequence.prefill_s)
+            sequence.status = SequenceStatus.RUNNING
+        sequence.served_at = started
+
     def _decode_step(self) -> bool:
-        batch = [s for s in self._running.values() if s.can_step]
+        started = self._clock()
+        batch = self._policy.pick_rows(self._running.values(), self._admissible(), started)
         if not batch:
             return False
-        started = self._clock()
         with self._failing(batch):
             results = self._engine.decode_step([_slot_of(s) for s in batch])
-            share_s = (self._clock() - started) / len(batch)
+            ended = self._clock()
+            self.cost.step.observe(len(batch), ended - started)
+            share_s = (ended - started) / len(batch)
             for sequence, result in zip(batch, results, strict=True):
                 sequence.semantic_s += share_s
+                sequence.served_at = ended
                 _take_frame(sequence, result)
         return True
 
-    def _decode_chunks(self, due: list[Sequence]) -> None:
-        if not due:
-            return
+    def _decode_chunks(self) -> bool:
         started = self._clock()
+        due = self._policy.pick_chunks(self._running.values(), self._admissible(), started)
+        if not due:
+            return False
         with self._failing(due):
             chunks = [FrameChunk(_slot_of(s), s.take_chunk()) for s in due]
             sounds = self._engine.decode_frames(chunks)
-            share_s = (self._clock() - started) / len(due)
+            ended = self._clock()
+            self.cost.codec.observe(sum(chunk.codes.shape[1] for chunk in chunks), ended - started)
+            share_s = (ended - started) / len(due)
             for sequence, chunk, samples in zip(due, chunks, sounds, strict=True):
                 sequence.codec_s += share_s
-                sequence.credit -= 1
+                sequence.sent(chunk.codes.shape[1], ended)
                 sequence.listener.audio(AudioChunk(samples, chunk.codes))
+        return True
 
     @contextmanager
     def _failing(self, sequences: list[Sequence]) -> Iterator[None]:
@@ -166,6 +272,12 @@ class Scheduler:
         self._retire(sequence)
         sequence.listener.failed(error)
 
+    def _finish(self, sequence: Sequence) -> None:
+        self._retire(sequence)
+        if sequence.finish_reason is FinishReason.STOP:
+            self.cost.note_spoken(len(sequence.request.text), sequence.num_frames)
+        sequence.listener.finished(sequence.summary())
+
     def _retire(self, sequence: Sequence) -> None:
         # released first: if that fails, the sequence is still there to be told about it
         if sequence.slot is not None:
@@ -173,6 +285,10 @@ class Scheduler:
             sequence.slot = None
         sequence.status = SequenceStatus.FINISHED
         self._running.pop(sequence.request.request_id, None)
+
+
+def _due_at(sequence: Sequence) -> float:
+    return sequence.due_at
 
 
 def _slot_of(sequence: Sequence) -> int:

@@ -50,6 +50,20 @@ class CacheReading(Protocol):
         ...
 
 
+class CardReading(Protocol):
+    """What is known about the card without asking its driver."""
+
+    @property
+    def latest(self) -> GpuReading | None:
+        """The last reading."""
+        ...
+
+    @property
+    def joules(self) -> float | None:
+        """Energy drawn while there was work."""
+        ...
+
+
 class CollectedReadings(Collector):
     """Caches, engine and card, as Prometheus families and as JSON.
 
@@ -57,9 +71,15 @@ class CollectedReadings(Collector):
         caches: How to read each cache, by name.
         engine: How to read the engine, or None before there is one.
         gpu: How to read the card, or None when nobody looks at one.
+        card: What is known about the card, or None when nobody looks at one.
+
+    Args:
+        audio_s: Gives the seconds of speech handed out so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, audio_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._audio_s = audio_s
+        self.card: CardReading | None = None
         self.caches: dict[str, Callable[[], CacheReading]] = {}
         self.engine: Callable[[], EngineStatus] | None = None
         self.gpu: Callable[[], GpuReading] | None = None
@@ -80,14 +100,25 @@ class CollectedReadings(Collector):
             yield _gauge(
                 "tts_device_memory_peak_bytes", "Most device memory", status.peak_memory_bytes
             )
+            yield _counter(
+                "tts_engine_restarts", "Starts of the engine after it had died", status.restarts
+            )
+            yield _counter(
+                "tts_streams_broken", "Streams cut by the engine's death", status.streams_broken
+            )
         if self.gpu is not None:
             yield from _gpu_families(self.gpu())
+        joules, per_audio_s = self._energy()
+        yield _gauge("tts_energy_joules", "Energy drawn while there was work", joules)
+        yield _gauge(
+            "tts_energy_joules_per_audio_second", "Energy for one second of speech", per_audio_s
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Give ``caches``, ``engine`` and ``gpu`` as plain JSON values."""
         status = self.engine() if self.engine is not None else None
         return {
-            "caches": {name: _cache_json(read()) for name, read in self.caches.items()},
+            "caches": {name: _cache_json(read) for name, read in self._cache_readings()},
             "engine": None
             if status is None
             else {
@@ -97,9 +128,25 @@ class CollectedReadings(Collector):
                 "max_sequences": status.max_running,
                 "memory_bytes": status.memory_bytes,
                 "peak_memory_bytes": status.peak_memory_bytes,
+                "restarts": status.restarts,
+                "streams_broken": status.streams_broken,
+                "last_failure": status.last_failure,
             },
             "gpu": self.gpu().as_json() if self.gpu is not None else None,
+            "energy": dict(zip(("joules", "joules_per_audio_s"), self._energy(), strict=True)),
         }
+
+    def _energy(self) -> tuple[float | None, float | None]:
+        joules = self.card.joules if self.card is not None else None
+        audio_s = self._audio_s()
+        return joules, joules / audio_s if joules is not None and audio_s else None
+
+    def _cache_readings(self) -> Iterator[tuple[str, CacheReading]]:
+        """The service's caches, then the engine's own."""
+        for name, read in self.caches.items():
+            yield name, read()
+        if self.engine is not None:
+            yield from self.engine().caches.items()
 
     def _cache_families(self) -> Iterator[Metric]:
         label = ["cache"]
@@ -113,8 +160,7 @@ class CollectedReadings(Collector):
         budget = GaugeMetricFamily(
             "tts_cache_budget_bytes", "Most memory a cache may take", labels=label
         )
-        for name, read in self.caches.items():
-            reading = read()
+        for name, reading in self._cache_readings():
             hits.add_metric([name], reading.hits)
             misses.add_metric([name], reading.misses)
             evictions.add_metric([name], reading.evictions)
@@ -146,6 +192,10 @@ def _gpu_families(reading: GpuReading) -> Iterator[Metric]:
     yield _gauge("gpu_memory_total_bytes", "Memory of the card", reading.memory_total_bytes)
     yield _gauge("gpu_power_watts", "Power drawn", reading.power_w)
     yield _gauge("gpu_temperature_celsius", "Temperature of the chip", reading.temperature_c)
+
+
+def _counter(name: str, documentation: str, value: int) -> CounterMetricFamily:
+    return CounterMetricFamily(name, documentation, value=value)
 
 
 def _gauge(name: str, documentation: str, value: float | None) -> GaugeMetricFamily:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal, TextIO
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from backend.core.settings import Settings
+
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -81,6 +83,13 @@ def setup_logging(
         foreign.handlers.clear()
         foreign.propagate = True
         foreign.addFilter(_says_something_new)
+
+
+def setup_logging_of(settings: Settings) -> None:
+    """Send all logging where and how the settings say, without the secrets in them."""
+    token = settings.hf_token
+    secrets = () if token is None else (token.get_secret_value(),)
+    setup_logging(settings.log_level, settings.log_format, secrets=secrets)
 
 
 def _says_something_new(record: logging.LogRecord) -> bool:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter as Tally
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from backend.telemetry.collectors import CacheReading, CollectedReadings
+from backend.telemetry.collectors import CacheReading, CardReading, CollectedReadings
 from backend.telemetry.recent import RequestRecord, RequestStatus, Stage
-from backend.telemetry.rolling import RollingWindow
+from backend.telemetry.recent_figures import RecentFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,13 +51,15 @@ class Metrics:
         self._lock = threading.Lock()
         self._requests: Tally[RequestStatus] = Tally()
         self._errors: Tally[str] = Tally()
+        self._troubles: Tally[tuple[str, str]] = Tally()
         self._in_progress = 0
         self._audio_s = 0.0
-        self._windows = {name: RollingWindow(window) for name in ("ttfa_s", "rtf", "total_s")}
-        self._stage_windows = {stage: RollingWindow(window) for stage in Stage}
-        self._readings = CollectedReadings()
+        self._underruns = 0
+        self._figures = RecentFigures(window)
+        self._readings = CollectedReadings(lambda: self._audio_s)
         self._registry = CollectorRegistry()
         self._registry.register(self._readings)
+        self._registry.register(self._figures)
         self._declare()
 
     def _declare(self) -> None:
@@ -72,11 +73,22 @@ class Metrics:
             ["error"],
             registry=registry,
         )
+        self._troubles_total = Counter(
+            "tts_speech_troubles",
+            "Stretches of speech that went wrong, and what was done about it",
+            ["trouble", "action"],
+            registry=registry,
+        )
         self._in_progress_gauge = Gauge(
             "tts_requests_in_progress", "Requests that have not ended", registry=registry
         )
         self._audio_total = Counter(
             "tts_audio_seconds", "Seconds of speech handed out", registry=registry
+        )
+        self._underruns_total = Counter(
+            "tts_underruns",
+            "Times that listeners of streams ran dry, by the scheduler's clock",
+            registry=registry,
         )
         self._ttfa = Histogram(
             "tts_ttfa_seconds",
@@ -116,6 +128,10 @@ class Metrics:
         """Show the card."""
         self._readings.gpu = read
 
+    def watch_card(self, card: CardReading) -> None:
+        """Show what speech has cost in energy, and let requests know how busy the card is."""
+        self._readings.card = card
+
     def request_started(self) -> None:
         """Count a request that now runs. Exactly one ``request_ended`` must follow."""
         with self._lock:
@@ -128,6 +144,7 @@ class Metrics:
             self._in_progress -= 1
             self._requests[record.status] += 1
             self._audio_s += record.audio_s or 0.0
+            self._underruns += record.num_underruns or 0
             if record.error is not None:
                 self._errors[record.error] += 1
         self._in_progress_gauge.dec()
@@ -136,12 +153,50 @@ class Metrics:
             self._errors_total.labels(record.error).inc()
         if record.audio_s:
             self._audio_total.inc(record.audio_s)
-        self._observe(self._ttfa, self._windows["ttfa_s"], record.ttfa_s)
-        for stage, spent_s in (record.stages_s or {}).items():
-            self._observe(self._stages.labels(stage.value), self._stage_windows[stage], spent_s)
+        if record.num_underruns:
+            self._underruns_total.inc(record.num_underruns)
+        self._observe(self._ttfa, "ttfa_s", record.ttfa_s)
+        stages_s = record.stages_s or {}
+        for stage, spent_s in stages_s.items():
+            self._figures.add_stage(stage, spent_s)
+            self._stages.labels(stage.value).observe(spent_s)
+        self._figures.add("queue_wait_s", stages_s.get(Stage.QUEUE))
         if record.status is RequestStatus.OK:  # a broken-off request would flatter these
-            self._observe(self._total, self._windows["total_s"], record.total_s)
-            self._observe(self._rtf, self._windows["rtf"], record.rtf)
+            self._observe(self._total, "total_s", record.total_s)
+            self._observe(self._rtf, "rtf", record.rtf)
+
+    def chunk_made(self) -> None:
+        """Note that the engine gave sound: the moment to look at its queue and its batch."""
+        if self._readings.engine is None:
+            return
+        status = self._readings.engine()
+        self._figures.add("queue_depth", status.num_waiting)
+        # the one whose chunk this is may have left its slot already
+        self._figures.add("batch_size", max(1, status.num_running))
+
+    def device_figures(self) -> tuple[int | None, int | None]:
+        """Give the engine's peak memory in bytes and the card's utilization in percent.
+
+        Never blocks; what is not known is None.
+        """
+        status = self._readings.engine() if self._readings.engine is not None else None
+        card = self._readings.card.latest if self._readings.card is not None else None
+        return (
+            status.peak_memory_bytes if status is not None else None,
+            card.utilization_percent if card is not None else None,
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is in progress, or the engine has work (jobs)."""
+        status = self._readings.engine() if self._readings.engine is not None else None
+        return self._in_progress > 0 or (status is not None and status.num_running > 0)
+
+    def speech_went_wrong(self, trouble: str, action: str) -> None:
+        """Count speech that was made again (``retried``) or ended early (``cut``), jobs' too."""
+        with self._lock:
+            self._troubles[trouble, action] += 1
+        self._troubles_total.labels(trouble, action).inc()
 
     def request_rejected(self, error: str) -> None:
         """Count a request that was refused before it started, under the error's class name."""
@@ -156,7 +211,9 @@ class Metrics:
         with self._lock:
             by_status = {status.value: self._requests[status] for status in RequestStatus}
             errors = dict(self._errors)
+            troubles = dict(self._troubles)
             in_progress, audio_s = self._in_progress, self._audio_s
+            underruns = self._underruns
         return {
             "uptime_s": self._clock() - self._started,
             "requests": {
@@ -165,9 +222,13 @@ class Metrics:
                 "by_status": by_status,
             },
             "errors": errors,
+            "speech_troubles": [
+                {"trouble": trouble, "action": action, "count": count}
+                for (trouble, action), count in troubles.items()
+            ],
             "audio_s": audio_s,
-            "latency": {name: asdict(w.summary()) for name, w in self._windows.items()},
-            "stages_s": {s.value: asdict(w.summary()) for s, w in self._stage_windows.items()},
+            "underruns": underruns,
+            **self._figures.as_json(),
             **self._readings.as_json(),
         }
 
@@ -175,8 +236,7 @@ class Metrics:
         """Give everything in Prometheus' text format (``PROMETHEUS_MEDIA_TYPE``)."""
         return generate_latest(self._registry)
 
-    @staticmethod
-    def _observe(histogram: Histogram, window: RollingWindow, value: float | None) -> None:
+    def _observe(self, histogram: Histogram, name: str, value: float | None) -> None:
         if value is not None:
-            window.add(value)
+            self._figures.add(name, value)
             histogram.observe(value)

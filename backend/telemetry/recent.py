@@ -49,12 +49,16 @@ class RequestRecord:
         num_chars: Characters of text.
         num_frames: Codec frames made.
         finish_reason: Why the speech ended.
+        num_underruns: Times the listener of a stream ran dry, by the scheduler's clock.
         audio_s: Seconds of speech handed out.
         total_s: From the body read to the last byte.
         ttfa_s: From the body read to the first audio byte.
         ttff_s: From admission to the first frame.
         stages_s: Seconds per stage; stages that did not run are absent.
         cache_hits: For each cache that was asked, whether it had the answer.
+        troubles: What went wrong with the speech: ``too_long``, ``repeating``, ``silent``.
+        peak_vram_bytes: The engine's most device memory until then.
+        gpu_percent: Utilization of the card at the end.
     """
 
     request_id: str
@@ -67,12 +71,16 @@ class RequestRecord:
     num_chars: int | None = None
     num_frames: int | None = None
     finish_reason: str | None = None
+    num_underruns: int | None = None
     audio_s: float | None = None
     total_s: float | None = None
     ttfa_s: float | None = None
     ttff_s: float | None = None
     stages_s: dict[Stage, float] | None = None
     cache_hits: dict[str, bool] | None = None
+    troubles: tuple[str, ...] = ()
+    peak_vram_bytes: int | None = None
+    gpu_percent: int | None = None
 
     @property
     def rtf(self) -> float | None:
@@ -94,6 +102,7 @@ class RequestRecord:
             plain["stages_s"] = {stage.value: spent for stage, spent in self.stages_s.items()}
         return {
             **plain,
+            "troubles": list(self.troubles),
             "status": self.status.value,
             "rtf": self.rtf,
             "x_realtime": self.x_realtime,

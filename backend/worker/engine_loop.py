@@ -4,180 +4,196 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
-from backend.core.errors import EngineUnavailableError, ServiceClosedError, TTSError
-from backend.core.types import EngineState, EngineStatus
-from backend.serving.scheduler import Scheduler
+from backend.core.errors import TTSError
+from backend.worker.faults import is_device_fault, portable_error
+from backend.worker.protocol import (
+    Abandon,
+    Answered,
+    Audio,
+    Began,
+    Call,
+    Cancel,
+    Command,
+    Crashed,
+    Failed,
+    Finished,
+    Grant,
+    Loaded,
+    LoadFailed,
+    MemoryRead,
+    Ping,
+    Pong,
+    Refused,
+    Stop,
+    Submit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.core.contract import Engine
-    from backend.core.types import EngineInfo, SynthesisRequest
-    from backend.serving.sequence import Listener
+    from backend.core.types import AudioChunk, SynthesisSummary
+    from backend.serving.scheduler import Scheduler
+    from backend.worker.protocol import Emit, EngineSource
 
 logger = logging.getLogger(__name__)
 
-LISTENER_CREDIT = 4
-"""Chunks made ahead of a listener before its sequence pauses."""
+MEMORY_READ_EVERY_S = 0.5
+"""Reading the device's memory costs more than a step may wait for, so not every step does."""
 
 
 class EngineLoop:
     """Own the engine: every engine call happens in ``run``.
 
-    Life: made -> ``run`` in a thread of its own -> ``stop`` from any thread. Everything but ``run``
-    may be called from any thread at any time, before and after the loop lives, and never blocks.
+    Life: made -> ``run`` once, in the thread that is the engine's. ``post`` may be called from any
+    thread at any time and never blocks.
+
+    Args:
+        source: Makes the engine and its scheduler.
+        emit: Gets every event, on the engine's thread.
+        clock: Seconds that only go forward.
     """
 
-    def __init__(self, load_engine: Callable[[], Engine], max_chunk_frames: int) -> None:
-        self._load_engine = load_engine
-        self._max_chunk_frames = max_chunk_frames
-        self._commands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._post_lock = threading.Lock()
-        self._has_ended = False
-        self._engine: Engine | None = None
-        self._scheduler: Scheduler | None = None
-        self._status = EngineStatus(EngineState.STARTING, "loading the model")
-        self.ready: Future[EngineInfo] = Future()
+    def __init__(
+        self, source: EngineSource, emit: Emit, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._source = source
+        self._emit = emit
+        self._clock = clock
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._abandoned: set[int] = set()
+        self._fault: Exception | None = None
+        self._memory = MemoryRead(None, None)
+        self._memory_read_at = clock() - MEMORY_READ_EVERY_S
 
-    @property
-    def status(self) -> EngineStatus:
-        """The engine as it was after the last step."""
-        return self._status
-
-    def stop(self) -> None:
-        """Ask ``run`` to end after the step at hand."""
-        self._commands.put(None)
-
-    def submit(self, request: SynthesisRequest, listener: Listener) -> None:
-        """Queue a request; its results, or the news that there will be none, go to ``listener``."""
-
-        def command() -> None:
-            if self._scheduler is None:
-                listener.failed(EngineUnavailableError(self._status.detail))
-            else:
-                self._scheduler.submit(request, listener)
-
-        self._post(command)
-
-    def grant(self, request_id: str) -> None:
-        """Let a request's listener take one more chunk."""
-        self._post(lambda: self._scheduler and self._scheduler.grant(request_id))
-
-    def cancel(self, request_id: str) -> None:
-        """Forget a request."""
-        self._post(lambda: self._scheduler and self._scheduler.cancel(request_id))
-
-    def call(self, verb: Callable[[Engine], Any]) -> Future[Any]:
-        """Have the engine's thread call the engine; the future gets the result or the error."""
-        future: Future[Any] = Future()
-        self._post(lambda: self._answer(future, verb))
-        return future
+    def post(self, command: Command) -> None:
+        """Queue a command; it is obeyed between two steps."""
+        if isinstance(command, Abandon):
+            self._abandoned.add(command.call_id)  # at once: the call may stand before it
+        self._commands.put(command)
 
     def run(self) -> None:
-        """Load the engine and serve until ``stop``. The thread's body."""
+        """Load the engine and serve until ``Stop``, a failed start or a crash."""
         try:
-            engine = self._load_engine()
+            engine = self._source.load()
             engine.warm_up()
+            scheduler = self._source.make_scheduler(engine)
         except Exception as error:  # noqa: BLE001 - a failed start is reported, whatever it was
-            self._note_failed_start(error)
-            self._end()
+            self._emit(_failed_start(error))
             return
-        self._engine = engine
-        self._scheduler = Scheduler(engine, self._max_chunk_frames, LISTENER_CREDIT)
-        self._note_status(engine, self._scheduler)
-        self.ready.set_result(engine.info)
-        self._serve_until_end(engine, self._scheduler)
-
-    def _note_failed_start(self, error: Exception) -> None:
-        """Say why there is no engine: in a line where the reason is known, else with a trace."""
-        reason = str(error) if isinstance(error, TTSError) else f"{type(error).__name__}: {error}"
-        logger.error(
-            "the engine failed to start: %s",
-            reason,
-            exc_info=None if isinstance(error, TTSError) else error,
-        )
-        self._status = EngineStatus(EngineState.FAILED, reason)
-        failure = EngineUnavailableError(f"the engine failed to start: {reason}")
-        failure.__cause__ = error
-        self.ready.set_exception(failure)
-
-    def _serve_until_end(self, engine: Engine, scheduler: Scheduler) -> None:
-        error: Exception = ServiceClosedError("the service is shutting down")
-        state = EngineState.CLOSED
+        self._emit(Loaded(engine.info, engine.max_slots))
         try:
             self._serve(engine, scheduler)
         except Exception as crash:
             logger.exception("the engine's loop crashed")
-            error = EngineUnavailableError(f"the engine stopped: {type(crash).__name__}: {crash}")
-            state = EngineState.FAILED
-        self._status = EngineStatus(state, str(error))
-        scheduler.fail_all(error)
-        self._engine = self._scheduler = None
-        try:
-            engine.close()
-        finally:
-            self._end()
+            self._emit(Crashed(f"the engine stopped: {type(crash).__name__}: {crash}"))
+        engine.close()
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:
         has_work = False
-        while self._obey(wait=not has_work):
+        while self._obey(engine, scheduler, wait=not has_work):
             has_work = scheduler.step()
-            self._note_status(engine, scheduler)
+            if self._fault is not None:
+                raise self._fault
+            self._tell_memory(engine, is_idle=not has_work)
 
-    def _obey(self, *, wait: bool) -> bool:
-        """Run the commands at hand; with ``wait`` sleep until there is one. False means stop."""
-        block = wait
+    def _obey(self, engine: Engine, scheduler: Scheduler, *, wait: bool) -> bool:
+        """Run the commands at hand; False means stop.
+
+        With ``wait`` sleep until there is one, with the scheduler's ``idle_s`` at most so long.
+        """
+        idle_s = scheduler.idle_s
+        block = wait or idle_s is not None
         while True:
             try:
-                command = self._commands.get(block=block)
+                command = self._commands.get(block=block, timeout=idle_s)
             except queue.Empty:
                 return True
-            if command is None:
+            if isinstance(command, Stop):
                 return False
-            command()
+            self._execute(command, engine, scheduler)
             block = False
 
-    def _post(self, command: Callable[[], object]) -> None:
-        with self._post_lock:
-            if not self._has_ended:
-                self._commands.put(command)
-                return
-        command()
+    def _execute(self, command: Command, engine: Engine, scheduler: Scheduler) -> None:
+        match command:
+            case Submit(request):
+                scheduler.submit(request, _Herald(request.request_id, self._emit, self._lose))
+            case Grant(request_id):
+                scheduler.grant(request_id)
+            case Cancel(request_id):
+                scheduler.cancel(request_id)
+            case Call():
+                self._answer(command, engine)
+            case Abandon(call_id):
+                self._abandoned.discard(call_id)
+            case Ping():
+                self._emit(Pong())
+            case Stop():
+                raise AssertionError("whoever reads the queue obeys this one")
 
-    def _end(self) -> None:
-        """Answer what is still in the queue; from here on commands answer themselves."""
-        with self._post_lock:
-            self._has_ended = True
-        while True:
-            try:
-                command = self._commands.get(block=False)
-            except queue.Empty:
-                return
-            if command is not None:
-                command()
-
-    def _answer(self, future: Future[Any], verb: Callable[[Engine], Any]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        if self._engine is None:
-            future.set_exception(EngineUnavailableError(self._status.detail))
+    def _answer(self, call: Call, engine: Engine) -> None:
+        if call.call_id in self._abandoned:
             return
         try:
-            future.set_result(verb(self._engine))
-        except Exception as error:  # noqa: BLE001 - carried to the caller, who waits for it
-            future.set_exception(error)
+            value = getattr(engine, call.verb)(*call.args)
+        except Exception as error:
+            if is_device_fault(error):
+                raise
+            if not isinstance(error, TTSError):
+                logger.exception("the engine failed in %s", call.verb)
+            self._emit(Refused(call.call_id, portable_error(error)))
+        else:
+            self._emit(Answered(call.call_id, value))
 
-    def _note_status(self, engine: Engine, scheduler: Scheduler) -> None:
-        memory_bytes, peak_bytes = engine.memory_bytes()
-        self._status = EngineStatus(
-            EngineState.READY,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            max_running=engine.max_slots,
-            memory_bytes=memory_bytes,
-            peak_memory_bytes=peak_bytes,
-        )
+    def _lose(self, fault: Exception) -> None:
+        """Note that the device is lost; the loop ends after the step at hand."""
+        self._fault = fault
+
+    def _tell_memory(self, engine: Engine, *, is_idle: bool) -> None:
+        now = self._clock()
+        if not is_idle and now - self._memory_read_at < MEMORY_READ_EVERY_S:
+            return
+        self._memory_read_at = now
+        memory = MemoryRead(*engine.memory_bytes(), engine.cache_counters())
+        if memory != self._memory:
+            self._memory = memory
+            self._emit(memory)
+
+
+class _Herald:
+    """Fulfills ``serving.sequence.Listener``: turns one request's results into events."""
+
+    def __init__(self, request_id: str, emit: Emit, lose: Callable[[Exception], None]) -> None:
+        self._request_id = request_id
+        self._emit = emit
+        self._lose = lose
+
+    def began(self) -> None:
+        """Say that work on the request begins."""
+        self._emit(Began(self._request_id))
+
+    def audio(self, chunk: AudioChunk) -> None:
+        """Pass samples on."""
+        self._emit(Audio(self._request_id, chunk))
+
+    def finished(self, summary: SynthesisSummary) -> None:
+        """Pass the end on."""
+        self._emit(Finished(self._request_id, summary))
+
+    def failed(self, error: Exception) -> None:
+        """Pass a failure on, unless it is the engine's end: others decide then what is retried."""
+        if is_device_fault(error):
+            self._lose(error)
+        else:
+            self._emit(Failed(self._request_id, portable_error(error)))
+
+
+def _failed_start(error: Exception) -> LoadFailed:
+    """Say why there is no engine: in a line where the reason is known, else with a trace."""
+    is_known = isinstance(error, TTSError)
+    reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+    logger.error("the engine failed to start: %s", reason, exc_info=None if is_known else error)
+    return LoadFailed(reason, is_final=is_known)

@@ -23,7 +23,9 @@ DRAWN = SamplingParams(temperature=0.7, top_p=0.9, repetition_penalty=1.2, seed=
 
 
 def load(device: str, precision: str) -> OptimizedEngine:
-    settings = read_settings(None, device=device, mixed_precision=precision)
+    settings = read_settings(
+        None, device=device, mixed_precision=precision, codec_precision=precision
+    )
     return OptimizedEngine.load(settings, POCKET_DIR)
 
 

@@ -97,6 +97,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "top_p": (-0.1, 0, 1.01, _HUGE, "x", [], {}),
     "repetition_penalty": (-1, 0, 3, _HUGE, "x", []),
     "max_new_tokens": (-1, _HUGE, 1.5, "x", [], {}),
+    "min_new_tokens": (-1, _HUGE, 1.5, "x", [], {}, 32768),
     "seed": (-1, 2**32, _HUGE, 0.5, "x", [], {}),
     "format": ("", "midi", "exe", "../wav", 5, [], {}, "wav\r\nX-Evil: 1"),
     "speed": (-1, 0, 100, _HUGE, "fast", []),
@@ -104,6 +105,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "sample_rate": (-1, 0, 1, 10**9, "x", 8000.5, []),
     "stream": ("maybe", 5, [], {}),
     "normalize": ("maybe", 5, []),
+    "trim_silence": ("maybe", 5, []),
     "language": ("xx", "english", 5, "../en", []),
     "prompt_text": (5, [], {}, "a transcript without a recording"),
 }

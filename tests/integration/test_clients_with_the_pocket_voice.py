@@ -30,6 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _env_file=None,  # pyright: ignore[reportCallIssue]
         device="cpu",
         cpu_threads=1,
+        engine_isolation="thread",
         data_dir=Path(tmp_path_factory.mktemp("data")),
     )
     server = _Server(

@@ -128,19 +128,20 @@ def test_caches_are_emptied_together_or_one_at_a_time(client: TestClient):
         assert client.post("/tts", data=HELLO, files=files).status_code == 200
 
     fill()
-    assert client.post("/cache/clear").json() == {"cleared": {"voice_codes": 1, "semantic": 1}}
+    everything = client.post("/cache/clear").json()["cleared"]
+    assert everything == {"voice_codes": 1, "semantic": 1, "prefix_kv": 0}
     fill()
     semantic = client.post("/cache/clear", json={"cache": "semantic"}).json()
     assert semantic == {"cleared": {"semantic": 1}}
     rest = client.post("/cache/clear", json={"cache": "all"}).json()
-    assert rest == {"cleared": {"voice_codes": 1, "semantic": 0}}
+    assert rest == {"cleared": {"voice_codes": 1, "semantic": 0, "prefix_kv": 0}}
 
 
 def test_pages_of_allowed_origins_may_read_the_figures(client: TestClient):
     allowed = client.post("/tts", json=HELLO, headers={"Origin": "http://localhost:7860"})
     assert allowed.headers["Access-Control-Allow-Origin"] == "http://localhost:7860"
     exposed = allowed.headers["Access-Control-Expose-Headers"].split(", ")
-    assert exposed == [*SPEECH_HEADERS, "Retry-After"]
+    assert exposed == [*SPEECH_HEADERS, "Retry-After", "X-Predicted-TTFA-Ms"]
     sent = {name for name in allowed.headers if name.lower().startswith("x-")}
     assert sent - {"x-accel-buffering"} <= {name.lower() for name in SPEECH_HEADERS}
     refused = client.get("/health", headers={"Origin": "http://evil.example"})

@@ -43,7 +43,7 @@ LOW_VOICE, HIGH_VOICE = "ross", "sally"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    settings = read_settings(None, device="cpu", cpu_threads=1)
+    settings = read_settings(None, device="cpu", cpu_threads=1, engine_isolation="thread")
     with TestClient(create_app(settings)) as client:
         while client.get("/health/ready").status_code != 200:
             assert client.get("/health").json()["status"] != "failed"

@@ -127,6 +127,7 @@ OPTIONS: dict[str, tuple[object, str]] = {
     "top_k": (11, "sampling"),
     "repetition_penalty": (1.7, "sampling"),
     "max_new_tokens": (13, "sampling"),
+    "min_new_tokens": (12, "sampling"),
     "seed": (99, "sampling"),
 }
 
@@ -145,7 +146,14 @@ def test_sampling_option_reaches_the_engine(
 def test_every_field_is_accounted_for_by_a_test():
     # A new field must be added here, and with it a test that it does something.
     tested_elsewhere = {"text", "voice", "prompt_text", "format", "stream"}
-    tested_elsewhere |= {"speed", "volume", "normalize", "sample_rate", "language"}  # below
+    tested_elsewhere |= {
+        "speed",
+        "volume",
+        "normalize",
+        "trim_silence",
+        "sample_rate",
+        "language",
+    }  # below
     assert set(TtsRequest.model_fields) == set(OPTIONS) | tested_elsewhere
 
 

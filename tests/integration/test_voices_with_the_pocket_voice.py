@@ -22,7 +22,9 @@ HIGH_VOICE = "sally"
 
 @contextmanager
 def server(data_dir: Path) -> Iterator[TestClient]:
-    settings = read_settings(None, device="cpu", cpu_threads=1, data_dir=data_dir)
+    settings = read_settings(
+        None, device="cpu", cpu_threads=1, engine_isolation="thread", data_dir=data_dir
+    )
     app = create_app(settings)
 
     async def until_open() -> None:

@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from backend.core.types import SamplingParams
-from backend.engine.decode_step import FrameDecoder
-from backend.engine.kv_cache import KVCache
 from backend.engine.prefill import prefill_prompt
 from backend.engine.sampling import sample_code
-from backend.engine.slots import Slot
 from backend.models.checkpoint import load_dual_ar
 from backend.models.dual_ar import DualAR
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
+from tests.decoding import new_decoder, step_once
 from tests.parity.dual_ar_cases import (
     NUM_FRAMES,
     REFERENCES,
@@ -200,24 +198,11 @@ def test_the_engine_speaks_the_official_greedy_codes(
     variant: str, case: str, official: Official, load: Callable[..., DualAR]
 ) -> None:
     model = load(variant)
-    config, device = model.config, torch.device("cpu")
-    sizes = (config.n_fast_layer, config.fast_n_local_heads, 10, config.fast_head_dim)
-    decoder = FrameDecoder(
-        model,
-        KVCache(*sizes, device, torch.float32),
-        model.num_semantic,
-        model.residual_size,
-        model.semantic_begin_id,
-    )
-    sizes = (config.n_layer, config.n_local_heads, config.max_seq_len, config.head_dim)
-    slot = Slot(
-        KVCache(*sizes, device, torch.float32),
-        sampling=SamplingParams(temperature=0.0, repetition_penalty=1.0),
-        generator=torch.Generator().manual_seed(0),
-        recent=torch.zeros(10, 16, dtype=torch.int64),
-    )
-    slot.hidden = prefill_prompt(model, official.results[f"{variant}/{case}/prompt"], slot.kv)
-    frames = [decoder.draw_frame(slot) for _ in range(NUM_FRAMES)]
+    decoder = new_decoder(model, num_slots=1)
+    greedy = SamplingParams(temperature=0.0, repetition_penalty=1.0)
+    rows = official.results[f"{variant}/{case}/prompt"]
+    decoder.state.begin(0, prefill_prompt(model, rows, decoder.store.view(0)), greedy)
+    frames = [step_once(decoder, 0) for _ in range(NUM_FRAMES)]
     codes = torch.stack([frame for frame in frames if frame is not None], dim=1)
     assert torch.equal(codes, official.results[f"{variant}/{case}/greedy"][1:])
 

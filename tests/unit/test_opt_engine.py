@@ -154,6 +154,23 @@ def test_max_new_tokens_ends_a_sequence_after_that_many_frames(engine: Optimized
     assert second.hit_limit
 
 
+def test_min_new_tokens_keeps_a_sequence_from_ending_and_changes_nothing_before(
+    engine: OptimizedEngine,
+):
+    def speak_hi(least: int) -> np.ndarray:
+        slot = engine.prefill("Hi.", [], SamplingParams(seed=1, min_new_tokens=least))
+        frames = run(engine, slot, 120)
+        engine.release(slot)
+        return np.stack(frames, axis=1)
+
+    natural = speak_hi(0)
+    num_frames = natural.shape[1]
+    assert num_frames < 120, "it must end by itself for this to show anything"
+    forced = speak_hi(num_frames + 5)
+    assert forced.shape[1] >= num_frames + 5
+    assert np.array_equal(forced[:, :num_frames], natural)
+
+
 def test_the_last_position_ends_a_sequence():
     engine = load(max_seq_len=256)
     text = "a" * 120
@@ -194,7 +211,7 @@ def test_a_codec_of_another_model_is_refused(tmp_path: Path):
         OptimizedEngine.load(settings_of(), tmp_path)
 
 
-@pytest.mark.parametrize("setting", [{"quantization": "int8"}, {"enable_torch_compile": True}])
+@pytest.mark.parametrize("setting", [{"enable_torch_compile": True}])
 def test_what_is_not_built_is_refused_by_name(setting: dict[str, object]):
     with pytest.raises(SettingsError, match=next(iter(setting)).upper()):
         load(**setting)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backend.models.codec.decoder import Decoder
 from backend.models.codec.encoder import Encoder
-from backend.models.codec.layers import history_shapes
+from backend.models.codec.layers import CausalConv1d, Snake, history_shapes
 from backend.models.codec.quantizer import Quantizer
 from backend.models.codec.state import (
     DecodeState,
@@ -18,12 +18,14 @@ from backend.models.codec.state import (
     new_attention_state,
     new_histories,
 )
+from backend.models.codec.state_pool import StatePool
 from backend.models.codec.transformer import WindowTransformer
 
 if TYPE_CHECKING:
     from backend.models.codec.config import CodecConfig
+    from backend.models.codec.layers import SnakeKernel
 
-CodecParts: TypeAlias = Literal["all", "decode"]
+CodecParts: TypeAlias = Literal["all", "decode", "encode"]
 
 ENCODE_CHUNK_FRAMES = 64
 """Frames that ``encode_reference`` works on at a time. The first layers hold 64 channels per
@@ -43,15 +45,18 @@ class Codec(nn.Module):
 
     Args:
         config: Sizes.
-        parts: ``"decode"`` leaves out what only ``encode_reference`` needs (53 % of S1-mini).
+        parts: ``"decode"`` leaves out what only ``encode_reference`` needs (53 % of S1-mini),
+            ``"encode"`` what it does not need. The codebooks are in both.
     """
 
     def __init__(self, config: CodecConfig, parts: CodecParts = "all") -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config) if parts == "all" else None
-        self.quantizer = Quantizer(config, with_encoder=parts == "all")
-        self.decoder = Decoder(config)
+        self.encoder = None if parts == "decode" else Encoder(config)
+        self.quantizer = Quantizer(
+            config, with_encoder=parts != "decode", with_decoder=parts != "encode"
+        )
+        self.decoder = None if parts == "encode" else Decoder(config)
 
     @property
     def sample_rate(self) -> int:
@@ -76,17 +81,29 @@ class Codec(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.quantizer.post_module.norm.weight.device
+        return self._first_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the convolutions and transformers run in; the samples are always float32."""
-        return self.quantizer.post_module.norm.weight.dtype
+        return self._first_weight.dtype
+
+    @property
+    def _first_weight(self) -> Tensor:
+        first = self.encoder.block[0] if self.decoder is None else self.decoder.model[0]  # pyright: ignore[reportOptionalMemberAccess]
+        assert isinstance(first, CausalConv1d)
+        return first.conv.weight
 
     @property
     def can_encode(self) -> bool:
         """Whether the parts that ``encode_reference`` needs were built."""
         return self.encoder is not None
+
+    def use_snake_kernel(self, kernel: SnakeKernel | None) -> None:
+        """Run every snake by ``kernel`` from now on, or plainly with None."""
+        for module in self.modules():
+            if isinstance(module, Snake):
+                module.kernel = kernel
 
     @torch.inference_mode()
     def encode_reference(
@@ -104,12 +121,12 @@ class Codec(nn.Module):
 
         Raises:
             ValueError: ``samples`` is not 2-D or empty.
-            RuntimeError: The codec was loaded for decoding only.
+            RuntimeError: The codec was built for decoding only.
         """
         if samples.ndim != 2 or samples.shape[1] == 0:
             raise ValueError(f"samples must be [B, S > 0], got {tuple(samples.shape)}")
         if self.encoder is None:
-            raise RuntimeError('this codec has no encoder: load it with parts="all"')
+            raise RuntimeError('this codec has no encoder: load it with parts="all" or "encode"')
         samples = samples.to(self.device, self.dtype)
         samples = F.pad(samples, (0, -samples.shape[1] % self.frame_length))[:, None]
         chunk_length = chunk_frames * self.frame_length
@@ -134,7 +151,7 @@ class Codec(nn.Module):
             ValueError: ``codes`` has another shape.
         """
         self._check_codes(codes)
-        return self.decoder(self.quantizer.upsampled(codes)).squeeze(1)
+        return self._decode(codes, None)
 
     @torch.inference_mode()
     def decode_chunked(self, codes: Tensor, chunk_frames: int) -> Tensor:
@@ -170,12 +187,37 @@ class Codec(nn.Module):
             raise ValueError(
                 f"codes hold {codes.shape[0]} streams, the state holds {state.batch_size}"
             )
-        histories = iter(state.histories)
-        latents = self.quantizer.upsampled(codes, state.attentions[0], histories)
-        return self.decoder(latents, histories).squeeze(1)
+        return self._decode(codes, state)
+
+    @torch.inference_mode()
+    def decode_rows(self, codes: Tensor, pool: StatePool, rows: Tensor) -> Tensor:
+        """Turn the next frames of some streams of a pool into their samples.
+
+        Nothing is read on the host, so the call can be captured as a CUDA graph. The rotary table
+        must have room for the streams: see ``reserve_positions``.
+
+        Args:
+            codes: ``[B, K, f]`` integer on the codec's device.
+            pool: Where the streams are kept; changed in place.
+            rows: ``[B]`` int64 on the device: whose frames these are, no row twice (but for rows
+                whose samples nobody wants).
+
+        Returns:
+            ``[B, f * frame_length]`` float32.
+        """
+        gathered = pool.gather(rows)
+        samples = self._decode(codes, gathered.state)
+        pool.scatter(rows, gathered)
+        return samples
+
+    def new_pool(self, num_rows: int) -> StatePool:
+        """Give room for ``num_rows`` streams."""
+        return StatePool(self.new_decode_state(1), num_rows)
 
     def new_decode_state(self, batch_size: int = 1) -> DecodeState:
         """Give the state of ``batch_size`` streams that have not begun (9 MB each for S1-mini)."""
+        assert self.decoder is not None
+        assert self.quantizer.upsample is not None
         device, dtype = self.device, self.dtype
         *shapes, last = [*history_shapes(self.quantizer.upsample), *history_shapes(self.decoder)]
         return DecodeState(
@@ -189,9 +231,26 @@ class Codec(nn.Module):
             ],
         )
 
-    def reserve_positions(self, num_frames: int) -> None:
-        """Make room for streams of ``num_frames``, so that no call grows a table meanwhile."""
-        self.quantizer.post_module.rotary.reserve(num_frames, self.device)
+    def reserve_positions(self, num_frames: int) -> bool:
+        """Make room for streams of ``num_frames``, so that no call grows a table meanwhile.
+
+        Returns:
+            Whether the table moved: a CUDA graph captured before reads the old one.
+        """
+        assert self.quantizer.post_module is not None
+        rotary = self.quantizer.post_module.rotary
+        before = rotary.address
+        rotary.reserve(num_frames, self.device)
+        return rotary.address != before
+
+    def _decode(self, codes: Tensor, state: DecodeState | None) -> Tensor:
+        if self.decoder is None:
+            raise RuntimeError('this codec has no decoder: load it with parts="all" or "decode"')
+        if state is None:
+            return self.decoder(self.quantizer.upsampled(codes)).squeeze(1)
+        histories = iter(state.histories)
+        latents = self.quantizer.upsampled(codes, state.attentions[0], histories)
+        return self.decoder(latents, histories).squeeze(1)
 
     def _new_encode_state(self, batch_size: int) -> EncodeState:
         assert self.encoder is not None

@@ -35,6 +35,11 @@ class RotaryTable:
         self.base = base
         self._table: Tensor | None = None
 
+    @property
+    def address(self) -> int:
+        """Where the table lies; 0 before there is one."""
+        return 0 if self._table is None else self._table.data_ptr()
+
     def reserve(self, num_positions: int, device: torch.device) -> Tensor:
         """Give a table ``[N >= num_positions, head_dim / 2]`` complex64 on ``device``."""
         table = self._table
@@ -52,7 +57,11 @@ class RotaryTable:
     def following(self, state: AttentionState, num_positions: int) -> Tensor:
         """Factors of each row's next positions as ``[B, num_positions, head_dim / 2]``."""
         device = state.positions.device
-        table = self.reserve(max(state.lengths) + num_positions, device)
+        if state.lengths is None:
+            table = self._table
+            assert table is not None, "the table of pooled streams is reserved by their owner"
+        else:
+            table = self.reserve(max(state.lengths) + num_positions, device)
         steps = torch.arange(num_positions, device=device)
         return table[state.positions[:, None] + steps]
 

@@ -38,18 +38,20 @@ class AttentionState:
         keys: Per layer ``[B, H, window - 1, D]``, after RoPE; the newest position is the last.
         values: Per layer, as ``keys``.
         positions: ``[B]`` int64 on the device: positions seen so far, which is the next position.
-        lengths: The same on the host: it bounds the RoPE table without a device read.
+        lengths: The same on the host: it bounds the RoPE table without a device read. None in a
+            state taken from a ``StatePool``: there the owner of the pool has reserved the table.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     positions: Tensor
-    lengths: list[int]
+    lengths: list[int] | None
 
     def advance(self, num_positions: int) -> None:
         """Count ``num_positions`` further positions in every row."""
         self.positions.add_(num_positions)
-        self.lengths = [length + num_positions for length in self.lengths]
+        if self.lengths is not None:
+            self.lengths = [length + num_positions for length in self.lengths]
 
 
 @dataclass(slots=True)
@@ -83,7 +85,8 @@ class StreamState:
         for tensor in self.tensors():
             tensor[row_idx].zero_()
         for attention in self.attentions:
-            attention.lengths[row_idx] = 0
+            if attention.lengths is not None:
+                attention.lengths[row_idx] = 0
 
 
 class DecodeState(StreamState):
@@ -95,8 +98,19 @@ class DecodeState(StreamState):
 
     @property
     def frames(self) -> list[int]:
-        """Frames decoded so far, per row."""
-        return list(self.attentions[0].lengths)
+        """Frames decoded so far, per row. Reads the device for a state without ``lengths``."""
+        attention = self.attentions[0]
+        return attention.positions.tolist() if attention.lengths is None else [*attention.lengths]
+
+    def with_tensors(self, tensors: Iterator[Tensor]) -> DecodeState:
+        """Give a state of the same structure over other tensors, in the order of ``tensors()``."""
+        attentions: list[AttentionState] = []
+        for attention in self.attentions:
+            positions = next(tensors)
+            keys = [next(tensors) for _ in attention.keys]
+            values = [next(tensors) for _ in attention.values]
+            attentions.append(AttentionState(keys, values, positions, lengths=None))
+        return DecodeState(attentions, [next(tensors) for _ in self.histories])
 
 
 class EncodeState(StreamState):

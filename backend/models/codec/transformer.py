@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from backend.models.codec.state import AttentionState
 
 
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    hidden = torch.full((), -torch.inf, dtype=dtype, device=mask.device)
+    return torch.where(mask, hidden.new_zeros(()), hidden)
+
+
 class QueryBlock(NamedTuple):
     """Which keys a run of queries meets.
 
@@ -99,6 +104,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last dimension."""
+        if x.is_cuda:  # one kernel, in float32 inside
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(widened(x), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -231,6 +238,8 @@ class WindowTransformer(nn.Module):
         else:
             turns = self.rotary.following(state, num_positions)
             blocks = window_blocks(num_positions, window, window - 1, state.positions, x.device)
+        if x.is_cuda:  # else every layer would turn its masks of booleans into numbers
+            blocks = [block._replace(mask=_additive(block.mask, x.dtype)) for block in blocks]
         h = self.input_proj(x)
         for idx, layer in enumerate(self.layers):
             past = None if state is None else (state.keys[idx], state.values[idx])

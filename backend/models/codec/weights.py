@@ -18,10 +18,13 @@ from backend.core.errors import CheckpointError, CheckpointMismatchError
 from backend.models.checkpoint import CODEC_FILES
 from backend.models.codec.codec import Codec, CodecParts
 from backend.models.codec.config import S1_MINI, CodecConfig
-from backend.models.codec.decoder import OutputConv1d
-from backend.models.codec.layers import Snake
-from backend.models.codec.quantizer import VectorQuantizer
-from backend.models.tensor_files import assign_strict, read_tensor_file, write_safetensors
+from backend.models.codec.rounding import float32_names
+from backend.models.tensor_files import (
+    assign_strict,
+    check_fit,
+    read_tensor_file,
+    write_safetensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +41,11 @@ _PARAMETRIZED = (
 _CLASSIC = (".weight_g", ".weight_v")
 """The two spellings of weight norm: magnitude, direction."""
 _COMPUTED_SUFFIXES = (".freqs_cis", ".causal_mask")
-_ENCODE_PREFIXES = ("encoder.", "quantizer.downsample.", "quantizer.pre_module.")
+_PREFIXES_SKIPPED: dict[CodecParts, tuple[str, ...]] = {
+    "all": (),
+    "decode": ("encoder.", "quantizer.downsample.", "quantizer.pre_module."),
+    "encode": ("decoder.", "quantizer.upsample.", "quantizer.post_module."),
+}
 _GENERATOR_PREFIX = "generator."
 
 
@@ -55,7 +62,8 @@ def load_codec(
         device: Where the codec shall run.
         dtype: What convolutions and transformers shall run in. The snakes' ``alpha``, the
             codebooks and the last convolution stay float32: they are small and hurt when rounded.
-        parts: ``"decode"`` leaves out, and does not read, what only ``encode_reference`` needs.
+        parts: ``"decode"`` leaves out, and does not read, what only ``encode_reference`` needs;
+            ``"encode"`` the other way round.
 
     Returns:
         The codec in evaluation mode, without gradients.
@@ -72,6 +80,28 @@ def load_codec(
     for name in float32_names(codec):
         codec.get_parameter(name).data = tensors[name].to(device, torch.float32, copy=True)
     return codec.eval()
+
+
+def check_codec(path: str | Path, parts: CodecParts) -> int:
+    """Compare a checkpoint's names and shapes with the codec it describes, reading no weights.
+
+    Args:
+        path: As in ``load_codec``.
+        parts: What is compared.
+
+    Returns:
+        Bytes that these parts take in float32.
+
+    Raises:
+        CheckpointError: As ``load_codec``.
+        CheckpointMismatchError: As ``load_codec``.
+    """
+    file = find_codec_file(Path(path))
+    config, tensors = read_codec(file, parts, values=False)
+    with torch.device("meta"):
+        codec = Codec(config, parts)
+    check_fit(codec, tensors, str(file))
+    return sum(parameter.numel() * 4 for parameter in codec.parameters())
 
 
 def find_codec_file(path: Path) -> Path:
@@ -91,13 +121,16 @@ def find_codec_file(path: Path) -> Path:
     )
 
 
-def read_codec(file: Path, parts: CodecParts = "all") -> tuple[CodecConfig, dict[str, Tensor]]:
+def read_codec(
+    file: Path, parts: CodecParts = "all", *, values: bool = True
+) -> tuple[CodecConfig, dict[str, Tensor]]:
     """Read a checkpoint without building anything.
 
     Args:
         file: ``.safetensors`` (ours; the metadata holds the configuration), else a torch pickle
             (official; the sizes are those of S1-mini).
         parts: As in ``load_codec``.
+        values: False gives tensors without values (on the meta device) and reads none.
 
     Returns:
         The configuration, and the tensors on the CPU by their names in ``Codec``: weight norm
@@ -112,13 +145,20 @@ def read_codec(file: Path, parts: CodecParts = "all") -> tuple[CodecConfig, dict
     if file.suffix == ".safetensors":
         config = _stored_config(file, opened.metadata.get(CONFIG_KEY))
     stored = _without_prefix(opened.tensors)
-    skipped = _ENCODE_PREFIXES if parts == "decode" else ()
+    skipped = _PREFIXES_SKIPPED[parts]
     wanted = {
-        name: tensor
+        name: tensor if values else tensor.to("meta")
         for name, tensor in stored.items()
         if not name.endswith(_COMPUTED_SUFFIXES) and not name.startswith(skipped)
     }
     return config, fold_weight_norm(wanted)
+
+
+def read_codec_config(file: Path) -> CodecConfig:
+    """Sizes of the codec in ``file``; reads no weights. Errors as in ``read_codec``."""
+    if file.suffix != ".safetensors":
+        return S1_MINI
+    return _stored_config(file, read_tensor_file(file).metadata.get(CONFIG_KEY))
 
 
 def save_codec(
@@ -188,13 +228,6 @@ def unfold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         official[base + suffixes[0]] = lengths.view(-1, 1, 1).to(tensor.dtype)
         official[base + suffixes[1]] = tensor
     return official
-
-
-def float32_names(codec: Codec) -> set[str]:
-    """Name the parameters that stay float32 in a half-precision codec."""
-    exact = (Snake, VectorQuantizer, OutputConv1d)
-    modules = [(name, m) for name, m in codec.named_modules() if isinstance(m, exact)]
-    return {f"{name}.{leaf}" for name, m in modules for leaf, _ in m.named_parameters()}
 
 
 def _stored_config(file: Path, text: str | None) -> CodecConfig:

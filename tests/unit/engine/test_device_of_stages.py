@@ -13,14 +13,12 @@ import torch
 from torch import nn
 
 from backend.core.types import SamplingParams
-from backend.engine.decode_step import FrameDecoder
-from backend.engine.kv_cache import KVCache
-from backend.engine.prefill import prefill_prompt
-from backend.engine.sampling import sample_code
-from backend.engine.slots import Slot
+from backend.engine.attention import AttentionKind, MaskedAttention, RowAttention, StepPlan
+from backend.engine.prefill import prefill_rows
 from backend.models.codec import Codec, CodecConfig
 from backend.models.config import DualARConfig
 from backend.models.dual_ar import DualAR
+from tests.decoding import new_decoder
 
 POCKET = Path(__file__).parents[3] / "backend" / "pocket"
 ELSEWHERE = torch.device("meta")
@@ -44,46 +42,31 @@ def move_weights(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16])
-def decoder(request: pytest.FixtureRequest) -> FrameDecoder:
-    config = DualARConfig.from_file(POCKET / "config.json")
+def model(request: pytest.FixtureRequest) -> DualAR:
     with ELSEWHERE:
-        model = DualAR(config)
+        model = DualAR(DualARConfig.from_file(POCKET / "config.json"))
     move_weights(model, request.param)
     model.rebuild_rope(ELSEWHERE)
     model.bind_tokens(271, 512, 260)
-    fast_kv = KVCache(
-        config.n_fast_layer, config.fast_n_local_heads, config.num_codebooks,
-        config.fast_head_dim, ELSEWHERE, request.param,
-    )  # fmt: skip
-    return FrameDecoder(model, fast_kv, 512, 512, 271)
+    return model
 
 
-def slot_of(decoder: FrameDecoder) -> Slot:
-    config = decoder.model.config
-    kv = KVCache(
-        config.n_layer, config.n_local_heads, 64, config.head_dim, ELSEWHERE,
-        decoder.model.embeddings.weight.dtype,
-    )  # fmt: skip
-    recent = torch.zeros(config.num_codebooks, 16, dtype=torch.int64, device=ELSEWHERE)
-    return Slot(kv, sampling=DRAWN, recent=recent)
-
-
-def test_a_prompt_and_a_frame_stay_where_the_weights_are(decoder: FrameDecoder):
-    slot = slot_of(decoder)
-    rows = torch.zeros(
-        1 + decoder.num_codebooks, 20, dtype=torch.int64
-    )  # prompts come from the CPU
-    slot.hidden = prefill_prompt(decoder.model, rows, slot.kv)
-    logits = decoder.model.semantic_logits(slot.hidden)[0]
-    assert slot.recent is not None
-    semantic = sample_code(logits, torch.ones(513, device=ELSEWHERE), DRAWN, slot.recent[0])
-    noise = tuple(torch.ones(512, device=ELSEWHERE) for _ in range(decoder.num_codebooks))
-    frame = decoder._draw_residuals(slot, slot.hidden, semantic, noise, slot.recent)
-    assert frame.shape == (decoder.num_codebooks,)
-    slot.pending_row = torch.cat([semantic[None] + 271, frame])[None, :, None]
-    hidden = decoder._last_hidden(slot)
-    assert {t.device for t in (slot.hidden, logits, semantic, frame, hidden)} == {ELSEWHERE}
-    assert hidden.dtype == decoder.model.embeddings.weight.dtype
+@pytest.mark.parametrize("attention", [RowAttention, MaskedAttention])
+def test_a_prompt_and_a_frame_stay_where_the_weights_are(model: DualAR, attention: AttentionKind):
+    decoder = new_decoder(model, 2, attention=attention, max_positions=64)
+    rows = torch.zeros(9, 20, dtype=torch.int64)  # prompts come from the CPU
+    for slot in range(2):
+        view = decoder.store.view(slot)
+        for part in rows[:, :-1].split(10, dim=1):
+            prefill_rows(model, part, view)
+        decoder.state.begin(slot, rows[:, -1], DRAWN)
+    plan = StepPlan(2, 20, rows=((0, 19), (1, 19)))
+    codes = decoder.step(torch.zeros(4, dtype=torch.int64, device=ELSEWHERE), plan)
+    assert codes.shape == (2, 8)
+    state = decoder.state
+    tensors = (codes, state.pending, state.recent, state.steps, decoder.store.lengths)
+    assert {t.device for t in tensors} == {ELSEWHERE}
+    assert decoder.store.data.dtype == model.embeddings.weight.dtype
 
 
 def test_the_codec_stays_where_its_weights_are():

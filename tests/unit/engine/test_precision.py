@@ -59,7 +59,7 @@ def test_a_card_that_is_not_there_is_an_error():
         choose_precision(settings(device="cuda:1"))
 
 
-@pytest.mark.parametrize("values", [{"quantization": "nf4"}, {"enable_torch_compile": True}])
+@pytest.mark.parametrize("values", [{"enable_torch_compile": True}])
 def test_what_is_not_built_is_refused(values: dict[str, object]):
     with pytest.raises(SettingsError, match="is not built yet"):
         choose_precision(settings(device="cpu", **values))

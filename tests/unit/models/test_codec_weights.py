@@ -15,8 +15,8 @@ from backend.core.errors import CheckpointError, CheckpointMismatchError
 from backend.models.codec import weights
 from backend.models.codec.codec import Codec
 from backend.models.codec.config import S1_MINI
+from backend.models.codec.rounding import float32_names
 from backend.models.codec.weights import (
-    float32_names,
     fold_weight_norm,
     load_codec,
     read_codec,

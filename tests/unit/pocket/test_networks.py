@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engine.kv_cache import KVCache as ProductCache
+from backend.engine.kv_store import KVStore
 from backend.models.checkpoint import load_dual_ar
 from backend.models.codec.weights import load_codec as load_product_codec
 from scripts.pocket.captured import CapturedStep
@@ -154,7 +154,8 @@ def test_an_exported_model_gives_the_products_logits(tmp_path):
     voice = Prompt("Hi.", np.arange(4 * 5).reshape(4, 5) % 32)
     rows = prompt_rows(ours, "Hello.", voice)[None]
     positions = torch.arange(rows.shape[2])[None]
-    cache = ProductCache(LM.n_layer, LM.n_head, 64, LM.head_dim, torch.device("cpu"), torch.float32)
+    sizes = (LM.n_layer, 1, LM.n_head, 64, LM.head_dim)
+    cache = KVStore(*sizes, torch.device("cpu"), torch.float32).view(0)
     with torch.inference_mode():
         hidden, normed = ours.slow(rows)
         their_hidden = theirs.slow(rows, positions, cache)

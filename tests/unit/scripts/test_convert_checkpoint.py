@@ -54,7 +54,7 @@ def test_there_and_back_again_gives_the_same_tensors(
 
 
 def test_the_codec_sounds_the_same_after_conversion(source: Path, tmp_path: Path) -> None:
-    from backend.models.codec import load_codec
+    from backend.models.codec.weights import load_codec
 
     assert main([str(source), str(tmp_path / "ours")]) == 0
     before, after = load_codec(source), load_codec(tmp_path / "ours")

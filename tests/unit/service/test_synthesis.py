@@ -91,6 +91,18 @@ async def test_sampling_overrides_reach_the_engine(
     assert speech.ledger.finish_reason is FinishReason.LENGTH
 
 
+async def test_a_demanded_length_reaches_the_engine_and_must_be_allowed(
+    service: SynthesisService, engine: FakeEngineClient
+):
+    overrides = SamplingOverrides(min_new_tokens=70, max_new_tokens=70)
+    speech = await service.speak(asked(sampling=overrides, stream=False))
+    await speech.aclose()
+    assert engine.requests[0].sampling.min_new_tokens == 70
+    assert speech.ledger.num_frames == 70
+    with pytest.raises(InvalidInputError, match="min_new_tokens=71 is more than max_new_tokens=70"):
+        await service.speak(asked(sampling=replace(overrides, min_new_tokens=71)))
+
+
 async def test_without_a_seed_one_is_drawn_and_told(
     service: SynthesisService, engine: FakeEngineClient
 ):
@@ -105,7 +117,7 @@ async def test_without_a_seed_one_is_drawn_and_told(
 
 async def test_same_seed_gives_the_same_bytes_and_another_seed_others(service: SynthesisService):
     first = await all_bytes(await service.speak(asked()))
-    service.clear_caches()
+    await service.clear_caches()
     assert await all_bytes(await service.speak(asked())) == first
     assert await all_bytes(await service.speak(asked(seed=6))) != first
 

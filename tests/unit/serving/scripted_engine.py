@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backend.core.contract import FrameChunk, StepResult
-from backend.core.types import AudioChunk, EngineInfo, SamplingParams, SynthesisSummary, Turn
+from backend.core.types import (
+    AudioChunk,
+    CacheCounters,
+    EngineInfo,
+    SamplingParams,
+    SynthesisSummary,
+    Turn,
+)
 
 INFO = EngineInfo(
     model="scripted",
@@ -38,6 +45,12 @@ class ScriptedEngine:
     taken: dict[int, int] = field(default_factory=dict)
     count: dict[int, int] = field(default_factory=dict)
     info: EngineInfo = INFO
+
+    def cache_counters(self) -> dict[str, CacheCounters]:
+        return {}
+
+    def clear_caches(self) -> dict[str, int]:
+        return {}
 
     def warm_up(self) -> None:
         self.log.append("warm_up")
@@ -100,6 +113,10 @@ class Notebook:
     chunk_frames: list[int] = field(default_factory=list)
     summary: SynthesisSummary | None = None
     error: Exception | None = None
+    has_begun: bool = False
+
+    def began(self) -> None:
+        self.has_begun = True
 
     def audio(self, chunk: AudioChunk) -> None:
         self.samples += list(chunk.samples)

@@ -13,7 +13,7 @@ from tests.unit.serving.scripted_engine import Notebook, ScriptedEngine
 
 def make(engine: ScriptedEngine, credit: int = 100, max_chunk_frames: int = 8) -> Scheduler:
     ticks = iter(range(10**6))
-    return Scheduler(engine, max_chunk_frames, credit, clock=lambda: float(next(ticks)))
+    return Scheduler(engine, max_chunk_frames, credit, clock=lambda: next(ticks) * 1e-6)
 
 
 def submit(scheduler: Scheduler, name: str, text: str = "5", **fields: Any) -> Notebook:

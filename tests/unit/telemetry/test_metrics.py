@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend.core.types import EngineState, EngineStatus
+from backend.core.types import CacheCounters, EngineState, EngineStatus
 from backend.telemetry.metrics import PROMETHEUS_MEDIA_TYPE, Metrics
 from backend.telemetry.nvml import GpuReading
 from backend.telemetry.recent import RequestRecord, RequestStatus, Stage
@@ -18,14 +18,23 @@ UNITS = ("_seconds", "_bytes", "_percent", "_watts", "_celsius")
 COUNTED = {
     "tts_requests",
     "tts_errors",
+    "tts_speech_troubles",
+    "tts_recent_rtf",
+    "tts_recent_queue_depth",
+    "tts_recent_batch_size",
+    "tts_energy_joules",
+    "tts_energy_joules_per_audio_second",
     "tts_requests_in_progress",
     "tts_rtf",
+    "tts_underruns",
     "tts_queue_depth",
     "tts_active_sequences",
     "tts_max_sequences",
     "tts_cache_hits",
     "tts_cache_misses",
     "tts_cache_evictions",
+    "tts_engine_restarts",
+    "tts_streams_broken",
     "tts_cache_entries",
     "gpu_available",
 }
@@ -73,11 +82,31 @@ def watched() -> Metrics:
     metrics.watch_cache("voice_codes", FakeCache)
     metrics.watch_engine(
         lambda: EngineStatus(
-            EngineState.READY, num_running=2, num_waiting=7, max_running=4, memory_bytes=99
+            EngineState.READY,
+            num_running=2,
+            num_waiting=7,
+            max_running=4,
+            memory_bytes=99,
+            caches={"prefix_kv": CacheCounters(5, 2, 1, 3, 70, 128)},
         )
     )
     metrics.watch_gpu(lambda: GpuReading(available=True, power_w=70.5, temperature_c=44))
     return metrics
+
+
+def test_deaths_of_the_engine_are_counted_in_both_forms() -> None:
+    metrics = Metrics()
+    metrics.watch_engine(
+        lambda: EngineStatus(
+            EngineState.RESTARTING, restarts=3, streams_broken=2, last_failure="killed"
+        )
+    )
+    text = samples(metrics)
+    assert text["tts_engine_restarts_total"] == 3
+    assert text["tts_streams_broken_total"] == 2
+    engine = metrics.snapshot()["engine"]
+    assert (engine["state"], engine["restarts"], engine["streams_broken"]) == ("restarting", 3, 2)
+    assert engine["last_failure"] == "killed"
 
 
 def test_a_request_is_counted_in_both_forms() -> None:
@@ -226,6 +255,7 @@ def test_the_names_that_dashboards_rely_on_are_there() -> None:
         "tts_ttfa_seconds_bucket",
         "tts_rtf_bucket",
         "tts_audio_seconds_total",
+        "tts_underruns_total",
         "tts_queue_depth",
         "tts_active_sequences",
         "tts_cache_hits_total",
@@ -264,3 +294,12 @@ def test_many_threads_lose_no_request() -> None:
     assert metrics.snapshot()["requests"]["in_progress"] == 0
     assert metrics.snapshot()["audio_s"] == 900.0
     assert samples(metrics)["tts_requests_total{status=ok}"] == 900
+
+
+def test_the_engines_own_caches_are_shown_beside_the_services() -> None:
+    caches = watched().snapshot()["caches"]
+    assert set(caches) == {"voice_codes", "prefix_kv"}
+    assert (caches["prefix_kv"]["hits"], caches["prefix_kv"]["entries"]) == (5, 3)
+    text = samples(watched())
+    assert text["tts_cache_evictions_total{cache=prefix_kv}"] == 1
+    assert text["tts_cache_budget_bytes{cache=prefix_kv}"] == 128

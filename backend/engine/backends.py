@@ -1,0 +1,32 @@
+"""PyTorch's process-wide choices for a card, made in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from backend.engine.codec_precision import CodecPrecision
+
+
+def set_backends(codec: CodecPrecision) -> tuple[str, ...]:
+    """Choose how cuDNN and cuBLAS compute on the card; nothing to choose on a CPU.
+
+    - TF32 convolutions (float32 with 10 bits of mantissa in the products) only where the codec may
+      round anyway; they are the encoder's, which stays in float32. Matrix products in float32 keep
+      all bits: the quantizer's are among them, and a rounded residual picks other codes.
+    - ``cudnn.benchmark`` off: references have any length, and each new one would be measured. The
+      graphs of the codec, whose shapes are fixed, turn it on while they are captured.
+
+    Returns:
+        What was chosen, for people.
+    """
+    if codec.device.type != "cuda":
+        return ()
+    allow_tf32 = codec.name != "fp32"
+    torch.backends.cudnn.allow_tf32 = allow_tf32
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    tf32 = "TF32 convolutions" if allow_tf32 else "no TF32"
+    return (f"codec: {codec.name}, its encoder fp32 with {tf32}",)

@@ -1,0 +1,192 @@
+"""The decode step on a card: fused kernels where they can run, in CUDA graphs where allowed.
+
+Every step has a batch size and a bound on its lengths. For each pair that occurs there is one
+graph, made once: it reads the slots' numbers from its own tensor and everything else from the
+slots. All pairs are made at warm-up, so no request pays for one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from backend.engine.attention import MaskedAttention, StepPlan
+from backend.engine.compute import CARD_BATCH_SIZES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from backend.engine.decode_step import FrameDecoder
+    from backend.models.dual_ar import DualAR
+
+SHORTEST_BOUND = 256
+HOPPER = (9, 0)
+AMPERE = (8, 0)
+_RUNS_BEFORE_CAPTURE = 2
+"""Kernels are compiled and libraries take their workspaces in the first runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardStep:
+    """Steps of one decoder.
+
+    Attributes:
+        run: As ``FrameDecoder.step``.
+        warm_up: Makes every graph of up to so many rows.
+        notes: What differs from what the settings asked for.
+    """
+
+    run: Callable[[Tensor, StepPlan], Tensor]
+    warm_up: Callable[[int], None]
+    notes: tuple[str, ...] = ()
+
+
+def bound_of(length: int, max_positions: int) -> int:
+    """The bound of a batch whose longest row has ``length`` positions: 256, 512, 1024, ..."""
+    bound = SHORTEST_BOUND
+    while bound < length:
+        bound *= 2
+    return min(bound, max_positions)
+
+
+def choose_card_step(
+    decoder: FrameDecoder, model: DualAR, *, has_graphs: bool, is_fused: bool
+) -> CardStep:
+    """Choose how steps run on the card that ``model`` is on.
+
+    Args:
+        decoder: The plain step.
+        model: Its network, with its tokens bound.
+        has_graphs: The setting ``CUDA_GRAPHS``.
+        is_fused: The setting ``FUSED_KERNELS``.
+    """
+    decoder = replace(decoder, attention=MaskedAttention)
+    reason = _why_not_fused(model) if is_fused else None
+    notes = (f"FUSED_KERNELS: the plain decode step is used, since {reason}",) if reason else ()
+    make = _plain_maker(decoder)
+    if is_fused and reason is None:
+        make = _fused_maker(decoder, model)
+    steps = BoundSteps(make, decoder, has_graphs=has_graphs)
+    return CardStep(steps.run, steps.warm_up, notes)
+
+
+class BoundSteps:
+    """One bound step per batch size, length bound and kind of sampling.
+
+    Args:
+        make: Binds a step to a tensor of slot numbers.
+        decoder: Whose slots they are.
+        has_graphs: Whether the bound steps are captured.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Tensor, StepPlan], Callable[[], Tensor]],
+        decoder: FrameDecoder,
+        *,
+        has_graphs: bool,
+    ) -> None:
+        self._make = make
+        self._store = decoder.store
+        self._has_graphs = has_graphs
+        self._steps: dict[StepPlan, tuple[Tensor, Callable[[], Tensor]]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if has_graphs else None
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that have been made."""
+        return len(self._steps)
+
+    def run(self, slot_ids: Tensor, plan: StepPlan) -> Tensor:
+        """As ``FrameDecoder.step``. The codes are valid until the next run of any step."""
+        key = StepPlan(slot_ids.shape[0], plan.length_bound, plan.has_cut, plan.has_penalty)
+        if key not in self._steps:
+            self._steps[key] = self._bind(key)
+        ids, step = self._steps[key]
+        ids.copy_(slot_ids, non_blocking=True)
+        return step()[: plan.num_rows]
+
+    def warm_up(self, max_rows: int) -> None:
+        """Make the steps of all batch sizes up to the one that holds ``max_rows``."""
+        bounds: list[int] = []
+        while not bounds or bounds[-1] < self._store.max_positions:
+            longest = bounds[-1] + 1 if bounds else 1
+            bounds.append(bound_of(longest, self._store.max_positions))
+        for size in CARD_BATCH_SIZES:
+            ids = self._store.lengths.new_full((size,), self._store.scratch_slot)
+            for bound in bounds:
+                self.run(ids, StepPlan(size, bound))
+            if size >= max_rows:
+                break
+
+    def _bind(self, key: StepPlan) -> tuple[Tensor, Callable[[], Tensor]]:
+        ids = self._store.lengths.new_full((key.num_rows,), self._store.scratch_slot)
+        step = self._make(ids, key)
+        return ids, self._captured(step) if self._has_graphs else step
+
+    def _captured(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Capture a step, with the scratch slot in every row, so no sequence is touched."""
+        stream = torch.cuda.Stream(self._store.lengths.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_RUNS_BEFORE_CAPTURE):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
+            codes = step()
+
+        return _Replay(graph, codes, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """A captured step, with all that the graph's addresses belong to."""
+
+    graph: torch.cuda.CUDAGraph
+    codes: Tensor
+    step: Callable[[], Tensor]
+
+    def __call__(self) -> Tensor:
+        self.graph.replay()
+        return self.codes
+
+
+def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:
+    def make(slot_ids: Tensor, plan: StepPlan) -> Callable[[], Tensor]:
+        return lambda: decoder.step(slot_ids, plan)
+
+    return make
+
+
+def _fused_maker(
+    decoder: FrameDecoder, model: DualAR
+) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:
+    from backend.engine.fused_step import FusedStep
+
+    has_pdl = torch.cuda.get_device_capability(decoder.store.lengths.device) >= HOPPER
+
+    def make(slot_ids: Tensor, plan: StepPlan) -> Callable[[], Tensor]:
+        return FusedStep(
+            model, decoder.sizes, decoder.store, decoder.state, slot_ids, plan.length_bound,
+            has_pdl=has_pdl,
+        ).run  # fmt: skip
+
+    return make
+
+
+def _why_not_fused(model: DualAR) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.cuda.get_device_capability(model.embeddings.weight.device) < AMPERE:
+        return "the card's compute capability is below 8.0"
+    from backend.engine.fused_step import why_not_fused
+
+    return why_not_fused(model)

@@ -1,0 +1,193 @@
+"""The codec's streaming step as CUDA graphs, one per number of streams and of frames.
+
+A step of one frame is a few hundred small kernels; started one by one from Python they take several
+times as long as they run. A graph starts them all at once. It is bound to fixed addresses, so codes
+and row numbers are copied into its own input, and the carried state lies in one pool that every
+graph reads and writes by row number.
+
+Graphs are captured when their size first occurs (those for one stream at warm-up), with the scratch
+row, so no stream is touched. They share one memory pool: they never run at the same time, and each
+one's samples are copied away before the next one starts.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    Step: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+    """Codes ``[B, K, f]`` and rows ``[B]`` to samples ``[B, S]``, all on the device."""
+
+_log = logging.getLogger(__name__)
+_RUNS_BEFORE_CAPTURE = 3
+"""Libraries choose algorithms and take workspaces in their first runs, which a capture forbids."""
+
+
+class Replay(Protocol):
+    """A step that is bound to its input."""
+
+    def __call__(self) -> Tensor:
+        """Run it and give its samples, valid until the next replay of any."""
+        ...
+
+
+class Capture(Protocol):
+    """Makes a replay of a step."""
+
+    def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
+        """Bind ``step`` to the tensors ``codes`` and ``rows``, whose values change between replays.
+
+        Raises:
+            torch.OutOfMemoryError: There is no room for the step's intermediate results.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A replay and its input: ``[B * K * f + B]`` int64, first codes, then rows."""
+
+    packed: Tensor
+    replay: Replay
+
+
+class CudaCapture:
+    """Captures steps on one card, into one memory pool."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
+        """Run ``step`` a few times on a side stream, then capture it."""
+        graph = torch.cuda.CUDAGraph()
+        # Shapes are fixed here, so cuDNN may measure its algorithms once and keep the fastest.
+        with (
+            torch.cuda.device(self._device),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32
+            ),
+        ):
+            current = torch.cuda.current_stream(self._device)
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                for _ in range(_RUNS_BEFORE_CAPTURE):
+                    step(codes, rows)
+            current.wait_stream(self._stream)
+            # thread_local: other threads may use the card meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                samples = step(codes, rows)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return samples
+
+        return replay
+
+
+class CodecGraphs:
+    """Runs a step through replays of fixed sizes.
+
+    Args:
+        step: The codec's streaming step.
+        num_codebooks: Codes per frame.
+        scratch_row: Row of the state that fills batches up; nobody hears it.
+        batch_buckets: Batch sizes to capture, ascending; the last one bounds a batch.
+        device: Where the step runs.
+        capture: Makes replays; on a card ``CudaCapture``.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        num_codebooks: int,
+        scratch_row: int,
+        batch_buckets: Sequence[int],
+        device: torch.device,
+        capture: Capture,
+    ) -> None:
+        self._step = step
+        self._num_codebooks = num_codebooks
+        self._scratch_row = scratch_row
+        self._buckets = tuple(batch_buckets)
+        self._device = device
+        self._capture = capture
+        self._bound: dict[tuple[int, int], _Bound | None] = {}
+        """By batch and frames; None where memory did not suffice."""
+
+    @property
+    def num_graphs(self) -> int:
+        """Replays that exist. At most one per bucket of batch and length of piece."""
+        return sum(bound is not None for bound in self._bound.values())
+
+    def run(self, codes: Tensor, rows: Sequence[int]) -> Tensor:
+        """Advance ``rows`` by their next frames.
+
+        Args:
+            codes: ``[B, K, f]`` int64 on the host.
+            rows: B rows of the state, none twice.
+
+        Returns:
+            ``[B or more, S]`` on the device: the first B rows are the samples. Valid until the
+            next call.
+
+        Raises:
+            ValueError: The batch exceeds the last bucket.
+        """
+        batch, frames = codes.shape[0], codes.shape[2]
+        bucket = next((size for size in self._buckets if size >= batch), None)
+        if bucket is None:
+            raise ValueError(f"{batch} streams at once, at most {self._buckets[-1]} are captured")
+        missing = bucket - batch
+        filler = codes.new_zeros(missing * codes[0].numel())
+        row_numbers = torch.tensor([*rows, *[self._scratch_row] * missing])
+        packed = torch.cat((codes.flatten(), filler, row_numbers))
+        bound = self.prepare(bucket, frames)
+        if bound is None:
+            return self._step(*self._unpacked(packed.to(self._device), bucket, frames))
+        if self._device.type == "cuda":
+            packed = packed.pin_memory()
+        bound.packed.copy_(packed, non_blocking=True)
+        return bound.replay()
+
+    def prepare(self, batch: int, frames: int) -> _Bound | None:
+        """Capture the step of one size, unless it is there; None when memory does not suffice."""
+        key = (batch, frames)
+        if key not in self._bound:
+            self._bound[key] = self._captured(batch, frames)
+        return self._bound[key]
+
+    def clear(self) -> None:
+        """Drop everything: an address that the captured kernels use has changed."""
+        self._bound.clear()
+
+    def _captured(self, batch: int, frames: int) -> _Bound | None:
+        num_codes = batch * self._num_codebooks * frames
+        packed = torch.zeros(num_codes + batch, dtype=torch.int64, device=self._device)
+        packed[num_codes:] = self._scratch_row
+        try:
+            replay = self._capture(self._step, *self._unpacked(packed, batch, frames))
+        except torch.OutOfMemoryError:
+            _log.warning(
+                "no memory for a CUDA graph of the codec (%d streams, %d frames): they run "
+                "eagerly; use fewer MAX_SLOTS, a smaller CHUNK_SIZE or CUDA_GRAPHS=false",
+                batch,
+                frames,
+            )
+            return None
+        return _Bound(packed, replay)
+
+    def _unpacked(self, packed: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor]:
+        rows = packed[-batch:]
+        return packed[:-batch].view(batch, self._num_codebooks, frames), rows

@@ -1,0 +1,76 @@
+"""The number format of the codec, and its snake kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from backend.models.codec.layers import SnakeKernel
+
+CodecPrecisionName: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
+_AMPERE = (8, 0)
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class CodecPrecision:
+    """What the codec runs in.
+
+    Attributes:
+        device: One device.
+        name: ``fp32``, ``fp16`` or ``bf16``.
+        dtype: Of the decoding half, but for the last convolution, the snakes and the codebooks,
+            which are float32. The encoding half is float32 always: rounding picks other codes, and
+            a reference is encoded once.
+        notes: What differs from what was asked for.
+    """
+
+    device: torch.device
+    name: str
+    dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+
+
+def choose_codec_precision(wanted: CodecPrecisionName, device: torch.device) -> CodecPrecision:
+    """Pick the codec's number format.
+
+    ``auto`` is fp16 on a card and fp32 on a CPU. fp16 rather than bf16, because the codec's values
+    are small and its mantissa is heard: see the design notes for the measured ratios.
+    """
+    on_card = device.type == "cuda"
+    if wanted == "auto":
+        wanted = "fp16" if on_card else "fp32"
+    notes: tuple[str, ...] = ()
+    if wanted == "bf16" and on_card and torch.cuda.get_device_capability(device) < _AMPERE:
+        wanted = "fp16"
+        notes = ("this card has no bf16 units: the codec runs in fp16 instead",)
+    if wanted != "fp32" and not on_card:
+        notes = (f"{wanted} is slow for the codec on a CPU; CODEC_PRECISION=auto uses fp32 here",)
+    return CodecPrecision(device, wanted, _DTYPES[wanted], notes)
+
+
+def find_snake_kernel(device: torch.device) -> tuple[SnakeKernel | None, tuple[str, ...]]:
+    """Give the fused snake if this machine can run it.
+
+    It is run once: Triton needs a C compiler and a driver that suits it, which shows only then.
+
+    Returns:
+        The kernel or None for plain PyTorch, and what to tell people about it.
+    """
+    if device.type != "cuda":
+        return None, ()
+    if importlib.util.find_spec("triton") is None:
+        return None, ("Triton is not installed: the codec's snake runs as plain PyTorch",)
+    try:
+        from backend.models.codec.snake_kernel import snake
+
+        alpha = torch.ones(1, 2, 1, device=device)
+        snake(torch.zeros(1, 2, 3, device=device, dtype=torch.float16), alpha)
+        torch.cuda.synchronize(device)
+    except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
+        return None, (f"the codec's snake runs as plain PyTorch: Triton failed ({error})",)
+    return snake, ()

@@ -1,0 +1,87 @@
+"""How the codec runs on this machine: format, kernels, graphs, all chosen once at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.engine.backends import set_backends
+from backend.engine.codec_graphs import CudaCapture
+from backend.engine.codec_precision import (
+    CodecPrecision,
+    choose_codec_precision,
+    find_snake_kernel,
+)
+from backend.engine.decode_frames import StreamDecoder
+from backend.engine.encode_reference import ReferenceEncoder
+from backend.models.codec.weights import load_codec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from backend.core.settings import Settings
+    from backend.engine.codec_graphs import Capture
+    from backend.models.codec.codec import Codec
+    from backend.models.codec.layers import SnakeKernel
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSetup:
+    """What was chosen.
+
+    Attributes:
+        precision: Device and number format.
+        snake: The fused activation, or None for plain PyTorch.
+        capture: Makes CUDA graphs of the streaming step, or None.
+        max_frames: Most frames of a stream in one go.
+        batching: Whether streams are decoded together.
+        notes: The choices, for people.
+    """
+
+    precision: CodecPrecision
+    snake: SnakeKernel | None
+    capture: Capture | None
+    max_frames: int
+    batching: bool
+    notes: tuple[str, ...] = ()
+
+    def load_decoder(self, directory: Path) -> Codec:
+        """Load the half that makes samples.
+
+        Raises:
+            CheckpointError: Files are missing or do not fit; the message names them.
+        """
+        codec = load_codec(directory, self.precision.device, self.precision.dtype, "decode")
+        codec.use_snake_kernel(self.snake)
+        return codec
+
+    def reference_encoder(self, directory: Path) -> ReferenceEncoder:
+        """Prepare the half that makes codes; a large one is loaded when it is first needed.
+
+        Raises:
+            CheckpointError: Files are missing or do not fit; the message names them.
+        """
+        return ReferenceEncoder(directory, self.precision.device, self.snake)
+
+    def stream_decoder(self, codec: Codec, num_slots: int) -> StreamDecoder:
+        """Give ``num_slots`` streams over a codec that ``load_decoder`` loaded."""
+        return StreamDecoder(
+            codec, num_slots, self.max_frames, batching=self.batching, capture=self.capture
+        )
+
+
+def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
+    """Choose by settings and machine, and set PyTorch's process-wide flags."""
+    precision = choose_codec_precision(settings.codec_precision, device)
+    snake, snake_notes = find_snake_kernel(device) if settings.codec_fused else (None, ())
+    capture = CudaCapture(device) if settings.cuda_graphs and device.type == "cuda" else None
+    return CodecSetup(
+        precision=precision,
+        snake=snake,
+        capture=capture,
+        max_frames=settings.chunk_size,
+        batching=settings.codec_batching,
+        notes=(*set_backends(precision), *precision.notes, *snake_notes),
+    )

@@ -1,0 +1,225 @@
+"""Codes to samples for many streams at once: who is decoded together, in which pieces.
+
+The codec's state of every slot lies in one pool. A call brings the next frames of several slots;
+they are cut into pieces of at most ``CHUNK_SIZE`` frames, streams whose pieces are equally long are
+decoded as one batch, and a stream's samples depend neither on the cuts nor on its company.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from backend.engine.codec_graphs import CodecGraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from backend.core.contract import FrameChunk
+    from backend.engine.codec_graphs import Capture
+    from backend.models.codec.codec import Codec
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+"""Batch sizes that get a CUDA graph; a batch between two of them is filled with the scratch row."""
+FRAME_BUCKETS = (1, 2, 4, 8, 16, 32)
+"""Frames of a piece under CUDA graphs: the ramp of a stream's chunks."""
+MOST_FRAMES_AT_ONCE = 128
+"""Frames of all streams of a batch together. The last layers of S1-mini hold 96 channels a sample:
+128 frames are 50 MB a tensor in half precision, and a large card is busy with them."""
+FIRST_POSITIONS = 8192
+"""Frames of a stream there is room for from the beginning (six minutes of S1-mini); longer streams
+make the table grow."""
+
+
+class Piece(NamedTuple):
+    """Frames of one stream that are decoded in one go.
+
+    Attributes:
+        stream: Index of the stream in the call.
+        start: First frame.
+        stop: End of the frames.
+    """
+
+    stream: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """How calls are cut.
+
+    Attributes:
+        max_frames: Longest piece.
+        batching: Whether streams are decoded together.
+        fixed_lengths: Whether pieces have lengths of ``FRAME_BUCKETS`` only.
+    """
+
+    max_frames: int
+    batching: bool = True
+    fixed_lengths: bool = False
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[Piece]]:
+        """Cut streams of ``lengths`` frames; the pieces of a stream come in their order.
+
+        Yields:
+            Pieces of different streams and of equal length.
+        """
+        done = [0] * len(lengths)
+        while True:
+            groups: dict[int, list[Piece]] = {}
+            for idx, (start, length) in enumerate(zip(done, lengths, strict=True)):
+                if start < length:
+                    size = self._piece_length(length - start)
+                    groups.setdefault(size, []).append(Piece(idx, start, start + size))
+                    done[idx] = start + size
+            if not groups:
+                return
+            for size, pieces in groups.items():
+                most = self._most_streams(size)
+                for first in range(0, len(pieces), most):
+                    yield pieces[first : first + most]
+
+    def _piece_length(self, remaining: int) -> int:
+        longest = min(remaining, self.max_frames)
+        if not self.fixed_lengths:
+            return longest
+        return max(size for size in FRAME_BUCKETS if size <= longest)
+
+    def _most_streams(self, size: int) -> int:
+        if not self.batching:
+            return 1
+        return max(1, min(BATCH_BUCKETS[-1], MOST_FRAMES_AT_ONCE // size))
+
+
+class StreamDecoder:
+    """The codec's decoding half over a fixed number of slots.
+
+    Args:
+        codec: Weights; its device is where everything runs.
+        num_slots: Slots 0.. that can be decoded.
+        max_frames: Most frames of one stream in one go (``CHUNK_SIZE``).
+        batching: Whether slots are decoded together (``CODEC_BATCHING``).
+        capture: Makes CUDA graphs of the step (``CUDA_GRAPHS``), or None for the eager path.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        num_slots: int,
+        max_frames: int,
+        *,
+        batching: bool = True,
+        capture: Capture | None = None,
+    ) -> None:
+        self._codec = codec
+        self._device = codec.device
+        self._pool = codec.new_pool(num_slots + 1)
+        self._plan = DecodePlan(max_frames, batching, fixed_lengths=capture is not None)
+        self._frames: dict[int, int] = {}
+        """Frames decoded so far of each open slot."""
+        self._num_slots = num_slots
+        codec.quantizer.fold_lookups()
+        codec.reserve_positions(FIRST_POSITIONS)
+        self._graphs: CodecGraphs | None = None
+        if capture is not None:
+            self._graphs = CodecGraphs(
+                self._step, codec.num_codebooks, num_slots, BATCH_BUCKETS, self._device, capture
+            )
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the carried state."""
+        return self._pool.num_bytes
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Capture the ramp of a single stream; without graphs there is nothing to prepare."""
+        if self._graphs is not None:
+            for frames in FRAME_BUCKETS:
+                if frames <= self._plan.max_frames:
+                    self._graphs.prepare(1, frames)
+
+    def open(self, slot: int) -> None:
+        """Begin a stream in ``slot``. ``decode`` does so by itself for a slot not yet open.
+
+        Raises:
+            ValueError: There is no such slot.
+        """
+        if not 0 <= slot < self._num_slots:
+            raise ValueError(f"slot {slot} is not one of 0..{self._num_slots - 1}")
+        self._pool.reset_row(slot)
+        self._frames[slot] = 0
+
+    def release(self, slot: int) -> None:
+        """End the stream of ``slot``, if one is open: the next one there begins anew."""
+        self._frames.pop(slot, None)
+
+    @torch.inference_mode()
+    def decode(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
+        """Turn the next frames of several slots, one chunk a slot, into samples.
+
+        Returns:
+            ``[F * frame_length]`` float32 in -1..1 for each chunk, in their order.
+
+        Raises:
+            ValueError: Codes have a wrong shape, or a slot occurs twice or does not exist.
+        """
+        self._begin(chunks)
+        frame_length = self._codec.frame_length
+        lengths = [chunk.codes.shape[1] for chunk in chunks]
+        on_host = [self._host_samples(length * frame_length) for length in lengths]
+        codes = [torch.from_numpy(chunk.codes).to(torch.int64) for chunk in chunks]
+        for pieces in self._plan.batches(lengths):
+            rows = [chunks[piece.stream].slot for piece in pieces]
+            batch = torch.stack([codes[p.stream][:, p.start : p.stop] for p in pieces])
+            samples = self._run(batch, rows)
+            for row, piece in zip(samples, pieces, strict=False):
+                part = slice(piece.start * frame_length, piece.stop * frame_length)
+                on_host[piece.stream][part].copy_(row, non_blocking=True)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        for chunk, length in zip(chunks, lengths, strict=True):
+            self._frames[chunk.slot] += length
+        return [samples.numpy() for samples in on_host]
+
+    def _begin(self, chunks: Sequence[FrameChunk]) -> None:
+        """Check everything before any stream moves; open what is new."""
+        num_codebooks = self._codec.num_codebooks
+        if len({chunk.slot for chunk in chunks}) < len(chunks):
+            raise ValueError("a slot occurs twice in one call")
+        for chunk in chunks:
+            if chunk.codes.ndim != 2 or chunk.codes.shape[0] != num_codebooks:
+                raise ValueError(
+                    f"codes must be [{num_codebooks}, F > 0], got {list(chunk.codes.shape)}"
+                )
+            if chunk.codes.shape[1] == 0:
+                raise ValueError(f"codes must be [{num_codebooks}, F > 0], got no frames")
+        for chunk in chunks:
+            if chunk.slot not in self._frames:
+                self.open(chunk.slot)
+        longest = max((self._frames[c.slot] + c.codes.shape[1] for c in chunks), default=0)
+        if self._codec.reserve_positions(longest) and self._graphs is not None:
+            self._graphs.clear()
+
+    def _run(self, codes: Tensor, rows: list[int]) -> Tensor:
+        """Decode one batch; the samples are valid until the next."""
+        if self._graphs is not None:
+            return self._graphs.run(codes, rows)
+        on_device = codes.to(self._device)
+        if len(rows) == 1:
+            return self._codec.decode_stream(on_device, self._pool.row(rows[0]))
+        return self._step(on_device, torch.tensor(rows, device=self._device))
+
+    def _step(self, codes: Tensor, rows: Tensor) -> Tensor:
+        return self._codec.decode_rows(codes, self._pool, rows)
+
+    def _host_samples(self, length: int) -> Tensor:
+        """Room that the device can write into while the host goes on."""
+        return torch.empty(length, pin_memory=self._device.type == "cuda")

@@ -1,0 +1,213 @@
+"""Attention of one new position: head norms, rotation, cache write and softmax in one kernel.
+
+A program owns one row and one key/value head with the query heads that share it. The new key and
+value never leave the registers before they are used, so a program reads back nothing it wrote.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _turned(ptr, norm_ptr, rope_ptr, mask, eps, D: tl.constexpr, HAS_NORM: tl.constexpr):
+    """Load heads ``[R, D]`` at ``ptr [R, 1]``, normalize and rotate them; ``[R, D]`` float32."""
+    DTYPE: tl.constexpr = ptr.dtype.element_ty
+    half = tl.arange(0, D // 2)[None, :]
+    even = tl.load(ptr + 2 * half, mask=mask, other=0.0).to(tl.float32)
+    odd = tl.load(ptr + 2 * half + 1, mask=mask, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        scale = tl.rsqrt((tl.sum(even * even, 1) + tl.sum(odd * odd, 1)) / D + eps)[:, None]
+        even = (even * scale * tl.load(norm_ptr + 2 * half).to(tl.float32)).to(DTYPE)
+        odd = (odd * scale * tl.load(norm_ptr + 2 * half + 1).to(tl.float32)).to(DTYPE)
+        even, odd = even.to(tl.float32), odd.to(tl.float32)
+    cos, sin = tl.load(rope_ptr + 2 * half), tl.load(rope_ptr + 2 * half + 1)
+    turned = tl.interleave(even * cos - odd * sin, odd * cos + even * sin)
+    return turned.to(DTYPE).to(tl.float32)
+
+
+@triton.jit
+def slow_attention(
+    qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr,
+    slot_ptr, length_ptr, out_ptr, part_ptr, qkv_stride, slot_stride, head_stride, eps,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr,
+    BLOCK_T: tl.constexpr, SPLIT_T: tl.constexpr, SPLITS: tl.constexpr,
+    HAS_NORM: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One position a row over the cache of the row's slot.
+
+    The cache's old positions, the lengths and the slots were there before the frame began, so they
+    are read ahead of the wait for the kernel in front.
+
+    Args:
+        qkv_ptr: ``[B, (H + 2 G) D]``.
+        k_cache_ptr: ``[slots, G, T, D]`` of one layer; gains position ``length``.
+        slot_ptr: ``[B]`` int64. length_ptr: ``[slots]`` int64, positions that are there.
+        out_ptr: ``[B, H D]``.
+        part_ptr: ``[B, SPLITS, H, D + 2]`` float32: sums, largest score and weight of each split,
+            for ``join_splits``; written instead of ``out_ptr`` when ``SPLITS > 1``.
+        HEADS: Query heads of a group rounded up to 16, the matrix unit's rows.
+        SPLIT_T: Positions of a split, a multiple of ``BLOCK_T``. The split that the new position
+            falls into takes it along; those behind it have nothing to do.
+    """
+    if PDL:
+        gdc_launch_dependents()
+    DTYPE: tl.constexpr = qkv_ptr.dtype.element_ty
+    row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    slot = tl.load(slot_ptr + row)
+    length = tl.load(length_ptr + slot)
+    SHARE: tl.constexpr = H // G
+    heads = tl.arange(0, HEADS)
+    is_head = (heads < SHARE)[:, None]
+    offs_d = tl.arange(0, D)
+    angles = rope_ptr + length * D
+    start = (split * SPLIT_T).to(tl.int64)
+    stop = tl.minimum(length, start + SPLIT_T)
+    cache = slot * slot_stride + group * head_stride
+    offs_t = start + tl.arange(0, BLOCK_T)
+    places = cache + offs_t[:, None] * D + offs_d[None, :]
+    seen = offs_t < stop
+    k = tl.load(k_cache_ptr + places, mask=seen[:, None], other=0.0)
+    v = tl.load(v_cache_ptr + places, mask=seen[:, None], other=0.0)
+    if PDL:
+        gdc_wait()
+    if start <= length:
+        base = qkv_ptr + row * qkv_stride
+        q_ptr = base + (group * SHARE + heads)[:, None] * D
+        q = _turned(q_ptr, q_norm_ptr, angles, is_head, eps, D, HAS_NORM)
+        q = q * (1.0 / tl.sqrt(float(D)))
+        q_low = q.to(DTYPE)
+        top = tl.full([HEADS], -1e30, tl.float32)
+        weight = tl.zeros([HEADS], tl.float32)
+        acc = tl.zeros([HEADS, D], tl.float32)
+        if length < start + SPLIT_T:
+            one = tl.arange(0, 1)
+            k_ptr = base + (H + group) * D + one[:, None] * D
+            k_new = _turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
+            v_new = tl.load(base + (H + G + group) * D + offs_d)
+            new = cache + length * D
+            tl.store(k_cache_ptr + new + one[:, None] * D + offs_d[None, :], k_new.to(DTYPE))
+            tl.store(v_cache_ptr + new + offs_d, v_new)
+            top = tl.sum(q * k_new, 1)
+            weight += 1.0
+            acc += v_new.to(tl.float32)[None, :]
+        scores = tl.dot(q_low, tl.trans(k), input_precision="ieee")
+        scores = tl.where(seen[None, :], scores, -1e30)
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        shrink = tl.exp(top - new_top)
+        p = tl.where(seen[None, :], tl.exp(scores - new_top[:, None]), 0.0)
+        weight = weight * shrink + tl.sum(p, 1)
+        acc = tl.dot(p.to(DTYPE), v, acc * shrink[:, None], input_precision="ieee")
+        top = new_top
+        for begin in range(start + BLOCK_T, stop, BLOCK_T):
+            next_t = begin + tl.arange(0, BLOCK_T)
+            is_there = next_t < stop
+            next_places = cache + next_t[:, None] * D + offs_d[None, :]
+            next_k = tl.load(k_cache_ptr + next_places, mask=is_there[:, None], other=0.0)
+            next_v = tl.load(v_cache_ptr + next_places, mask=is_there[:, None], other=0.0)
+            next_scores = tl.dot(q_low, tl.trans(next_k), input_precision="ieee")
+            next_scores = tl.where(is_there[None, :], next_scores, -1e30)
+            next_top = tl.maximum(top, tl.max(next_scores, 1))
+            fade = tl.exp(top - next_top)
+            next_p = tl.exp(next_scores - next_top[:, None])
+            weight = weight * fade + tl.sum(next_p, 1)
+            acc = tl.dot(next_p.to(DTYPE), next_v, acc * fade[:, None], input_precision="ieee")
+            top = next_top
+        head = group * SHARE + heads
+        if SPLITS == 1:
+            out = (acc / weight[:, None]).to(DTYPE)
+            tl.store(out_ptr + row * H * D + head[:, None] * D + offs_d[None, :], out, mask=is_head)
+        else:
+            part = part_ptr + ((row * SPLITS + split) * H + head) * (D + 2)
+            tl.store(part[:, None] + offs_d[None, :], acc, mask=is_head)
+            tl.store(part + D, top, mask=heads < SHARE)
+            tl.store(part + D + 1, weight, mask=heads < SHARE)
+
+
+@triton.jit
+def join_splits(
+    part_ptr, slot_ptr, length_ptr, out_ptr,
+    H: tl.constexpr, D: tl.constexpr, SPLIT_T: tl.constexpr, SPLITS: tl.constexpr,
+    SPLITS_P: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Join the splits of ``slow_attention``: one program a row and query head.
+
+    (Letting the last split to end do it, told by a counter, took 3 us a layer longer on an H200.)
+
+    Args:
+        SPLITS_P: ``SPLITS`` rounded up to a power of two.
+    """
+    if PDL:
+        gdc_launch_dependents()
+    row, head = tl.program_id(0), tl.program_id(1)
+    splits, offs_d = tl.arange(0, SPLITS_P), tl.arange(0, D)
+    is_used = splits * SPLIT_T <= tl.load(length_ptr + tl.load(slot_ptr + row))
+    part = part_ptr + ((row * SPLITS + splits) * H + head) * (D + 2)
+    if PDL:
+        gdc_wait()
+    top = tl.load(part + D, mask=is_used, other=-1e30)
+    weight = tl.load(part + D + 1, mask=is_used, other=0.0)
+    acc = tl.load(part[:, None] + offs_d[None, :], mask=is_used[:, None], other=0.0)
+    share = tl.exp(top - tl.max(top, 0))
+    out = tl.sum(acc * share[:, None], 0) / tl.sum(weight * share, 0)
+    tl.store(out_ptr + (row * H + head) * D + offs_d, out.to(out_ptr.dtype.element_ty))
+
+
+@triton.jit
+def fast_attention(
+    qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr, out_ptr,
+    position, qkv_stride, eps,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, SHARE: tl.constexpr, T: tl.constexpr,
+    IS_PAIR: tl.constexpr, HAS_NORM: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One codebook position a row, or the first two at once (``IS_PAIR``).
+
+    The positions before were written by earlier passes. ``draw_codes`` lets nothing start before it
+    has ended, so they are there and can be read ahead of the wait.
+
+    Args:
+        qkv_ptr: ``[B, (H + 2 G) D]``; with ``IS_PAIR`` ``[2 B, ...]``, a row's two positions
+            behind each other.
+        k_cache_ptr: ``[B, G, T, D]`` of one layer, ``T`` a power of two; gains the new positions.
+        position: Position of the (first) new key.
+        SHARE: Query heads of a key/value head, a power of two.
+    """
+    if PDL:
+        gdc_launch_dependents()
+    DTYPE: tl.constexpr = qkv_ptr.dtype.element_ty
+    row, group = tl.program_id(0), tl.program_id(1)
+    NEW: tl.constexpr = 2 if IS_PAIR else 1
+    heads, one, offs_d, offs_t = (
+        tl.arange(0, SHARE), tl.arange(0, 1), tl.arange(0, D), tl.arange(0, T),
+    )  # fmt: skip
+    cache = (row * G + group) * T * D
+    places = cache + offs_t[:, None] * D + offs_d[None, :]
+    old = (offs_t < position)[:, None]
+    keys = tl.load(k_cache_ptr + places, mask=old, other=0.0).to(tl.float32)
+    values = tl.load(v_cache_ptr + places, mask=old, other=0.0).to(tl.float32)
+    if PDL:
+        gdc_wait()
+    for new in tl.static_range(NEW):
+        at = position + new
+        angles = rope_ptr + at * D
+        base = qkv_ptr + (row * NEW + new) * qkv_stride
+        k_ptr = base + (H + group) * D + one[:, None] * D
+        k_new = _turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
+        v_new = tl.load(base + (H + G + group) * D + one[:, None] * D + offs_d[None, :])
+        is_new = (offs_t == at)[:, None]
+        keys = tl.where(is_new, k_new, keys)
+        values = tl.where(is_new, v_new.to(tl.float32), values)
+        here = cache + at * D + one[:, None] * D + offs_d[None, :]
+        tl.store(k_cache_ptr + here, k_new.to(DTYPE))
+        tl.store(v_cache_ptr + here, v_new)
+        q_ptr = base + (group * SHARE + heads)[:, None] * D
+        q = _turned(q_ptr, q_norm_ptr, angles, (heads >= 0)[:, None], eps, D, HAS_NORM)
+        scores = tl.sum(q[:, None, :] * keys[None, :, :], 2) * (1.0 / tl.sqrt(float(D)))
+        scores = tl.where((offs_t <= at)[None, :], scores, -1e30)
+        p = tl.exp(scores - tl.max(scores, 1)[:, None])
+        p = p / tl.sum(p, 1)[:, None]
+        out = tl.sum(p[:, :, None] * values[None, :, :], 1)
+        here = (row * NEW + new) * H * D + (group * SHARE + heads)[:, None] * D + offs_d[None, :]
+        tl.store(out_ptr + here, out.to(DTYPE))

@@ -1,0 +1,119 @@
+"""Keys and values of all slots in one tensor that never moves.
+
+A captured CUDA graph reads fixed addresses, so the store is made once: ``[2, L, S, G, T, D]``. On a
+CPU the pages of unused positions cost nothing: the operating system gives them out when they are
+first written. Lengths are kept twice: on the device for the decode step, which reads nothing back,
+and on the host, where limits are checked.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVStore:
+    """Room for the keys and values of ``num_slots`` sequences and of one scratch slot.
+
+    Rows that only fill up a batch work on the scratch slot, the last one.
+
+    Attributes:
+        data: ``[2, L, S + 1, G, T, D]``; 0 holds keys, 1 values.
+        lengths: ``[S + 1]`` int64 on the device: positions written.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_slots: int,
+        num_heads: int,
+        max_positions: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.num_slots = num_slots
+        self.data = torch.zeros(
+            2, num_layers, num_slots + 1, num_heads, max_positions, head_dim,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.lengths = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
+        self._host_lengths = [0] * (num_slots + 1)
+
+    @property
+    def scratch_slot(self) -> int:
+        """The slot of rows that only fill up a batch."""
+        return self.num_slots
+
+    @property
+    def max_positions(self) -> int:
+        """Positions each slot has room for."""
+        return self.data.shape[4]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are held, used or not."""
+        return self.data.numel() * self.data.element_size()
+
+    def length(self, slot: int) -> int:
+        """Positions that are written in ``slot``, as the host knows."""
+        return self._host_lengths[slot]
+
+    def count_on_host(self, slot: int, num_positions: int) -> None:
+        """Note on the host what a decode step has counted on the device."""
+        self._host_lengths[slot] += num_positions
+
+    def set_length(self, slot: int, length: int) -> None:
+        """Set a slot's length on both sides."""
+        self._host_lengths[slot] = length
+        self.lengths[slot] = length
+
+    def view(self, slot: int) -> SlotKV:
+        """One slot as a store for the network's own forward pass."""
+        return SlotKV(self, slot)
+
+
+class SlotKV:
+    """One slot of a ``KVStore``. Fulfills ``models.layers.KeyValueStore`` for a batch of one.
+
+    Each layer's ``extend`` writes behind what is there and returns all of it; ``advance`` makes the
+    new positions count once all layers have written.
+    """
+
+    def __init__(self, store: KVStore, slot: int) -> None:
+        self._store = store
+        self._slot = slot
+
+    @property
+    def slot(self) -> int:
+        """Which slot it is."""
+        return self._slot
+
+    @property
+    def max_positions(self) -> int:
+        """Positions there is room for."""
+        return self._store.max_positions
+
+    @property
+    def length(self) -> int:
+        """Positions that count."""
+        return self._store.length(self._slot)
+
+    def extend(self, layer_idx: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write ``[1, G, T, D]`` keys and values, return all ``[1, G, length + T, D]`` so far."""
+        start = self.length
+        end = start + k.shape[2]
+        if end > self.max_positions:
+            raise IndexError(f"position {end - 1} is beyond the store's {self.max_positions}")
+        room = self._store.data[:, layer_idx, self._slot : self._slot + 1]
+        room[0, :, :, start:end] = k
+        room[1, :, :, start:end] = v
+        return room[0, :, :, :end], room[1, :, :, :end]
+
+    def advance(self, num_positions: int) -> None:
+        """Count positions that every layer has written."""
+        self._store.set_length(self._slot, self.length + num_positions)
+
+    def stretch(self, start: int, end: int) -> Tensor:
+        """Keys and values ``[2, L, G, end - start, D]`` of some positions, as a view."""
+        return self._store.data[:, :, self._slot, :, start:end]

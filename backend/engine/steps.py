@@ -1,0 +1,71 @@
+"""How decode steps run on this device: which functions, which batches, which bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backend.engine.card_step import bound_of, choose_card_step
+from backend.engine.compute import choose_compute
+from backend.engine.decode_step import FrameDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from backend.core.settings import Settings
+    from backend.engine.attention import StepPlan
+    from backend.engine.decode_step import FrameSizes
+    from backend.engine.kv_store import KVStore
+    from backend.engine.slots import SlotState
+    from backend.models.dual_ar import DualAR
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The decode step of one engine.
+
+    Attributes:
+        run: As ``FrameDecoder.step``.
+        warm_up: Prepares whatever batches of up to so many rows need.
+        batch_sizes: Sizes that batches are filled up to, rising.
+        bound_of: Rounds the longest length of a batch up.
+        notes: What differs from what the settings asked for.
+    """
+
+    run: Callable[[Tensor, StepPlan], Tensor]
+    warm_up: Callable[[int], None]
+    batch_sizes: tuple[int, ...]
+    bound_of: Callable[[int], int] = int
+    notes: tuple[str, ...] = ()
+
+
+def choose_steps(
+    model: DualAR, sizes: FrameSizes, store: KVStore, state: SlotState, settings: Settings
+) -> Steps:
+    """Choose how decode steps run.
+
+    Args:
+        model: With its tokens bound.
+        sizes: Of a frame.
+        store: Keys and values of the slots.
+        state: What else the slots keep.
+        settings: ``CPU_FAST_LINEAR``, ``CUDA_GRAPHS`` and ``FUSED_KERNELS`` count.
+    """
+    device = store.lengths.device
+    compute = choose_compute(model, device, is_fast=settings.cpu_fast_linear)
+    decoder = FrameDecoder(compute.ops, sizes, store, state)
+    if device.type == "cpu":
+        return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
+    card = choose_card_step(
+        decoder, model, has_graphs=settings.cuda_graphs, is_fused=settings.fused_kernels
+    )
+    return Steps(
+        card.run,
+        card.warm_up,
+        compute.batch_sizes,
+        partial(bound_of, max_positions=store.max_positions),
+        (*compute.notes, *card.notes),
+    )

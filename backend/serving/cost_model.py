@@ -1,0 +1,121 @@
+"""What the engine's stages cost, learnt while it works.
+
+The figures decide whether a prefill fits into the listeners' buffers, so they lean to the dear
+side: a dearer reading counts at once, a cheaper one slowly.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backend.core.contract import StageTiming
+
+RISE = 0.3
+"""Weight of a reading above the average."""
+
+FALL = 0.05
+"""Weight of a reading below it."""
+
+MAX_JUMP = 4.0
+"""A single reading counts as at most this many times the average: it may be a hiccup."""
+
+GUESSED_FRAMES_PER_CHAR = 1.5
+"""Until measured: people speak about 15 characters a second, the codec has about 21 frames."""
+
+
+class CostCurve:
+    """Seconds of one stage by the size of its input: one average for each power of two."""
+
+    def __init__(self) -> None:
+        self._points: dict[int, tuple[float, float]] = {}
+        self._sizes: list[float] = []
+        self._costs: list[float] = []
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self._sizes)
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Take a measurement of an input of ``size`` > 0."""
+        bucket = size.bit_length()
+        if bucket not in self._points:
+            self._points[bucket] = (float(size), seconds)
+        else:
+            mean_size, mean_s = self._points[bucket]
+            reading = min(seconds, MAX_JUMP * mean_s)
+            weight = RISE if reading > mean_s else FALL
+            mean_size += weight * (size - mean_size)
+            self._points[bucket] = (mean_size, mean_s + weight * (reading - mean_s))
+        points = sorted(self._points.values())
+        self._sizes = [mean_size for mean_size, _ in points]
+        self._costs = [mean_s for _, mean_s in points]
+
+    def predict(self, size: float) -> float:
+        """Expect seconds for an input of ``size``; 0 while nothing is known.
+
+        Between measured sizes the cost is interpolated; below the smallest it is the smallest's,
+        above the largest it grows as between the last two, or in proportion if there is one.
+        """
+        sizes, costs = self._sizes, self._costs
+        if not sizes or size <= 0:
+            return 0.0
+        idx = bisect_left(sizes, size)
+        if idx == 0:
+            return costs[0]
+        if idx == len(sizes):
+            if idx == 1:
+                return costs[0] * size / sizes[0]
+            idx -= 1
+        slope = (costs[idx] - costs[idx - 1]) / (sizes[idx] - sizes[idx - 1])
+        if size > sizes[-1]:
+            return costs[-1] + max(0.0, slope) * (size - sizes[-1])
+        return costs[idx - 1] + slope * (size - sizes[idx - 1])
+
+    def least_rate(self) -> float:
+        """Seconds per unit at the size where a unit is cheapest; 0 while nothing is known."""
+        pairs = zip(self._costs, self._sizes, strict=True)
+        return min((cost / size for cost, size in pairs), default=0.0)
+
+
+class CostModel:
+    """The stages of one engine.
+
+    Args:
+        frame_s: Seconds of sound in a frame.
+        timings: What the engine's warm-up took.
+
+    Attributes:
+        frame_s: Seconds of sound in a frame.
+        prefill: By positions of the prompt.
+        step: By rows of the batch.
+        codec: By frames in one call, all rows together.
+        frames_per_char: Frames that a character of text becomes.
+    """
+
+    def __init__(self, frame_s: float, timings: Iterable[StageTiming] = ()) -> None:
+        self.frame_s = frame_s
+        self.prefill = CostCurve()
+        self.step = CostCurve()
+        self.codec = CostCurve()
+        self.frames_per_char = GUESSED_FRAMES_PER_CHAR
+        curves = {"prefill": self.prefill, "decode_step": self.step, "decode_frames": self.codec}
+        for timing in timings:
+            curves[timing.stage].observe(timing.size, timing.seconds)
+
+    def round_s(self, rows: int) -> float:
+        """Expect seconds for one frame of each of ``rows``, drawn and decoded."""
+        return self.step.predict(rows) + self.codec.predict(rows)
+
+    def sustained_s(self, rows: int) -> float:
+        """Expect seconds for one frame of each of ``rows`` once chunks are large."""
+        return self.step.predict(rows) + rows * self.codec.least_rate()
+
+    def note_spoken(self, num_chars: int, num_frames: int) -> None:
+        """Learn from a text that was spoken to its end."""
+        if num_chars > 0:
+            self.frames_per_char += 0.1 * (num_frames / num_chars - self.frames_per_char)

@@ -1,0 +1,62 @@
+"""A server for one measurement, on a free port, with an empty data folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.local_http import fetch
+from scripts.processes import Child, free_port, stop_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 600.0
+HTTP_OK = 200
+
+
+class ServerFailedError(Exception):
+    """The server did not come up; the message ends with what it said last."""
+
+
+@contextmanager
+def own_server(settings: Mapping[str, str]) -> Iterator[str]:
+    """Start a server, give its address once it can speak, and stop it at the end.
+
+    Args:
+        settings: Environment variables that win over this process's own.
+
+    Raises:
+        ServerFailedError: It stopped or was not ready in time.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="load-test-") as folder:
+        env = {**os.environ, "DATA_DIR": folder, **settings, "PORT": str(port)}
+        env["HOST"] = "127.0.0.1"
+        log = Path(folder) / "server.log"
+        child = Child("server", [sys.executable, "-m", "backend.app"], env, ROOT, log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(child, url)
+            yield url
+        finally:
+            stop_all([child])
+
+
+def _wait_until_ready(child: Child, url: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while fetch(f"{url}/health/ready", timeout_s=5)[0] != HTTP_OK:
+        if child.exit_code() is not None:
+            raise ServerFailedError(child.obituary())
+        if time.monotonic() > deadline:
+            raise ServerFailedError(
+                f"the server was not ready after {START_TIMEOUT_S:g} s. Its last lines:\n"
+                f"{child.last_lines()}"
+            )
+        time.sleep(0.2)

@@ -1,0 +1,113 @@
+"""The bookkeeping around CUDA graphs, with a capture that works on a CPU.
+
+That a captured graph gives the eager samples is shown on a card: ``tests/gpu``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from backend.core.contract import FrameChunk
+from backend.engine.codec_graphs import CodecGraphs
+from backend.engine.decode_frames import FRAME_BUCKETS, StreamDecoder
+from backend.models.codec.codec import Codec
+from tests.parity.codec_cases import codes_of
+from tests.unit.models.codec_building import tiny_codec
+
+if TYPE_CHECKING:
+    from backend.engine.codec_graphs import Replay, Step
+
+
+class BoundOnCpu:
+    """Like a graph: the step over the tensors it was bound to, whatever they hold by then."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+        self.fails = False
+
+    def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
+        if self.fails:
+            raise torch.OutOfMemoryError("no room")
+        self.sizes.append((codes.shape[0], codes.shape[2]))
+        step(codes, rows)  # a capture warms up with the scratch row
+        return lambda: step(codes, rows)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return tiny_codec()
+
+
+def streams_of(codec: Codec, count: int, num_frames: int) -> list[np.ndarray]:
+    codes = codes_of(codec.codebook_sizes, count * num_frames)[0].to(torch.int32)
+    return [part.numpy() for part in codes.split(num_frames, -1)]
+
+
+def assert_whole(codec: Codec, decoder: StreamDecoder, count: int, cuts: list[int]) -> None:
+    streams = streams_of(codec, count, cuts[-1])
+    heard = []
+    for start, stop in zip([0, *cuts], cuts, strict=False):
+        chunks = [FrameChunk(slot, codes[:, start:stop]) for slot, codes in enumerate(streams)]
+        heard.append(decoder.decode(chunks))
+    for slot, codes in enumerate(streams):
+        whole = codec.decode_frames(torch.from_numpy(codes).long()[None])[0].numpy()
+        samples = np.concatenate([parts[slot] for parts in heard])
+        assert np.abs(samples - whole).max() <= 1e-6
+
+
+def test_replays_give_the_samples_of_the_whole(codec):
+    capture = BoundOnCpu()
+    decoder = StreamDecoder(codec, 5, 32, capture=capture)
+    assert_whole(codec, decoder, 5, [1, 3, 7, 30])
+    # five streams run in the bucket of eight, 23 frames as 16, 4, 2 and 1
+    assert sorted(capture.sizes) == [(8, 1), (8, 2), (8, 4), (8, 16)]
+
+
+def test_a_size_is_captured_once(codec):
+    capture = BoundOnCpu()
+    decoder = StreamDecoder(codec, 3, 8, capture=capture)
+    for _ in range(3):
+        decoder.decode([FrameChunk(0, streams_of(codec, 1, 4)[0])])
+    assert capture.sizes == [(1, 4)]
+
+
+def test_warm_up_captures_the_ramp_of_one_stream(codec):
+    capture = BoundOnCpu()
+    StreamDecoder(codec, 3, 8, capture=capture).warm_up()
+    assert capture.sizes == [(1, frames) for frames in FRAME_BUCKETS if frames <= 8]
+
+
+def test_without_batching_only_single_streams_are_captured(codec):
+    capture = BoundOnCpu()
+    decoder = StreamDecoder(codec, 3, 4, batching=False, capture=capture)
+    assert_whole(codec, decoder, 3, [3, 6])
+    assert {batch for batch, _ in capture.sizes} == {1}
+
+
+def test_a_table_that_moves_drops_the_captures(codec, monkeypatch):
+    monkeypatch.setattr("backend.engine.decode_frames.FIRST_POSITIONS", 8)
+    fresh, capture = tiny_codec(), BoundOnCpu()
+    decoder = StreamDecoder(fresh, 1, 32, capture=capture)
+    [codes] = streams_of(fresh, 1, 32)
+    for _ in range(33):
+        decoder.decode([FrameChunk(0, codes)])
+    assert capture.sizes == [(1, 32), (1, 32)]  # the table of 1024 positions had to grow
+
+
+def test_without_memory_for_a_capture_the_step_runs_eagerly_and_says_so(codec, caplog):
+    capture = BoundOnCpu()
+    capture.fails = True
+    decoder = StreamDecoder(codec, 3, 32, capture=capture)
+    assert_whole(codec, decoder, 3, [2, 5])
+    assert "CUDA_GRAPHS=false" in caplog.text
+
+
+def test_a_batch_beyond_the_last_bucket_is_refused():
+    graphs = CodecGraphs(lambda codes, rows: codes, 4, 9, (1, 2), torch.device("cpu"), BoundOnCpu())
+    with pytest.raises(ValueError, match="at most 2"):
+        graphs.run(torch.zeros(3, 4, 1, dtype=torch.int64), [0, 1, 2])

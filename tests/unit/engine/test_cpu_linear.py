@@ -1,0 +1,153 @@
+"""Packed weights: plain layers' numbers, the same bits in every batch, and no silence."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.core.types import SamplingParams
+from backend.engine import compute as compute_module
+from backend.engine.compute import choose_compute
+from backend.engine.cpu_linear import (
+    MAX_BATCH,
+    PackedLinear,
+    is_exact_in_fp16,
+    stable_batch_sizes,
+    why_not_packed,
+)
+from backend.engine.cpu_ops import VectorNorm, packed_ops, rotate, rotation_table
+from backend.engine.prefill import prefill_prompt
+from backend.engine.step_ops import NetworkOps, module_ops
+from backend.models.checkpoint import load_dual_ar
+from backend.models.dual_ar import DualAR
+from backend.models.layers import HeadNorm, RMSNorm, apply_rope, rope_table
+from backend.models.prompt import build_prompt
+from backend.models.tokenizer import Tokenizer
+from tests.decoding import new_decoder, step_rows
+
+POCKET = Path(__file__).parents[3] / "backend" / "pocket"
+CPU = torch.device("cpu")
+GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
+SHAPES = [(320, 960), (320, 1536), (768, 320), (256, 512)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_no_gradients() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model() -> DualAR:
+    return load_dual_ar(POCKET, "cpu", torch.float32)
+
+
+def half_weight(width: int, num_out: int) -> Tensor:
+    return torch.randn(num_out, width).mul_(0.05).half().float()
+
+
+def relative_error(ours: Tensor, expected: Tensor) -> float:
+    return float((ours - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("width", "num_out"), SHAPES)
+def test_a_packed_layer_is_the_plain_one(width: int, num_out: int):
+    weight, bias, x = half_weight(width, num_out), torch.randn(num_out), torch.randn(2, 4, width)
+    assert relative_error(PackedLinear(weight, bias)(x), F.linear(x, weight, bias)) <= 1e-5
+    assert relative_error(PackedLinear(weight)(x), F.linear(x, weight)) <= 1e-5
+
+
+def test_a_row_has_the_same_bits_in_every_batch_size_that_is_used():
+    weight = half_weight(320, 960)
+    for linear in (PackedLinear(weight), lambda x: F.linear(x, weight)):
+        sizes = stable_batch_sizes([(linear, 320)])
+        x = torch.randn(MAX_BATCH, 320)
+        rows = linear(x)
+        for size in sizes:
+            assert torch.equal(linear(x[:size]), rows[:size])
+            assert torch.equal(linear(x[:size].repeat(2, 1))[size:], rows[:size])
+
+
+def test_only_the_fixed_size_is_used_where_every_size_has_bits_of_its_own():
+    assert stable_batch_sizes([(lambda x: x + len(x), 16)]) == (MAX_BATCH,)
+    assert stable_batch_sizes([(lambda x: x * 2, 16)]) == tuple(range(1, MAX_BATCH + 1))
+
+
+def test_why_not_names_the_reason(monkeypatch: pytest.MonkeyPatch):
+    weight = half_weight(64, 32)
+    assert why_not_packed([weight]) is None
+    assert not is_exact_in_fp16(weight + 1e-7)
+    assert "exactly" in str(why_not_packed([weight, weight + 1e-7]))
+    assert "bfloat16" in str(why_not_packed([weight.bfloat16()]))
+    with monkeypatch.context() as patched:
+        patched.setattr(PackedLinear, "__call__", lambda _self, x: F.linear(x, weight * 1.001))
+        assert "differ from plain ones by 1.0e-03" in str(why_not_packed([weight]))
+    monkeypatch.delattr(torch, "fbgemm_pack_gemm_matrix_fp16")
+    assert "does not pack weights" in str(why_not_packed([weight]))
+
+
+def test_the_pocket_voice_is_packed_and_a_failed_probe_is_reported(
+    model: DualAR, monkeypatch: pytest.MonkeyPatch
+):
+    assert choose_compute(model, CPU, is_fast=True).notes == ()
+    assert choose_compute(model, CPU, is_fast=False).notes == ()
+    monkeypatch.setattr(compute_module, "why_not_packed", lambda _weights: "of the test")
+    chosen = choose_compute(model, CPU, is_fast=True)
+    assert chosen.notes == ("CPU_FAST_LINEAR: plain linear layers are used, since of the test",)
+    assert chosen.ops.rotate is apply_rope
+
+
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+def test_quantized_weights_are_not_packed_and_step_in_sizes_that_were_tried(scheme: str):
+    quantized = load_dual_ar(POCKET, "cpu", torch.float32, quantization=scheme)
+    chosen = choose_compute(quantized, CPU, is_fast=True)
+    assert "the weights are quantized" in chosen.notes[0]
+    layer, x = quantized.layers[0].attention.wqkv, torch.randn(MAX_BATCH, 320)  # pyright: ignore
+    assert isinstance(layer, torch.nn.Module)
+    for size in chosen.batch_sizes:
+        assert torch.equal(layer(x[:size]), layer(x)[:size])
+
+
+def test_a_half_precision_network_on_a_cpu_is_told_apart():
+    half = load_dual_ar(POCKET, "cpu", torch.bfloat16)
+    assert "bfloat16" in choose_compute(half, CPU, is_fast=True).notes[0]
+
+
+def test_norms_and_rotation_are_the_plain_ones():
+    norm, head_norm = RMSNorm(320, 1e-6), HeadNorm(64, 1e-6)
+    x = torch.randn(3, 320)
+    for module in (norm, head_norm):
+        nn.init.normal_(module.weight, 1.0, 0.2)
+    assert relative_error(VectorNorm.of(norm)(x), norm(x)) <= 1e-6
+    # the floor counts where a vector is short, and keeps zero from becoming no number
+    assert relative_error(VectorNorm.of(norm)(x * 1e-3), norm(x * 1e-3)) <= 1e-6
+    assert not VectorNorm.of(norm)(torch.zeros(3, 320)).any()
+    heads = torch.randn(3, 5, 64)
+    assert relative_error(VectorNorm.of(head_norm)(heads), head_norm(heads)) <= 1e-6
+    table = rope_table(30, 64, 10_000.0, CPU).float()
+    positions = torch.tensor([0, 7, 29])
+    turned = rotate(heads, rotation_table(table)[positions])
+    assert relative_error(turned, apply_rope(heads, table[positions])) <= 1e-6
+
+
+def spoken(model: DualAR, ops: NetworkOps) -> tuple[Tensor, Tensor]:
+    decoder = new_decoder(model, 2, ops=ops, max_positions=128)
+    for slot, text in enumerate(("The quick brown fox.", "We walked until sunset.")):
+        rows = build_prompt(Tokenizer.from_directory(POCKET), text, [], 8)
+        last = prefill_prompt(model, rows, decoder.store.view(slot))
+        decoder.state.begin(slot, last, GREEDY)
+    codes = torch.stack([step_rows(decoder, [0, 1], 4) for _ in range(30)])
+    return codes, decoder.store.data[:, :, :2]
+
+
+def test_packed_steps_speak_what_plain_ones_speak(model: DualAR):
+    codes, kv = spoken(model, packed_ops(model))
+    plain_codes, plain_kv = spoken(model, module_ops(model))
+    assert torch.equal(codes, plain_codes)
+    assert relative_error(kv, plain_kv) <= 1e-5

@@ -1,0 +1,92 @@
+"""The encoding half: loaded when needed, several recordings at once, bounded steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backend.core.errors import CheckpointMismatchError
+from backend.engine import encode_reference
+from backend.engine.encode_reference import ReferenceEncoder
+from backend.models.codec.weights import load_codec
+from tests.parity.codec_cases import recording
+
+CPU = torch.device("cpu")
+POCKET = Path(__file__).parents[3] / "backend" / "pocket"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ReferenceEncoder:
+    return ReferenceEncoder(POCKET, CPU)
+
+
+def samples_of(num_samples: int) -> np.ndarray:
+    return recording(num_samples)[0].numpy()
+
+
+def test_codes_are_those_of_the_whole_codec(encoder):
+    samples = samples_of(30_000)
+    expected = load_codec(POCKET).encode_reference(torch.from_numpy(samples)[None])[0].numpy()
+    codes = encoder.encode(samples)
+    assert codes.dtype == np.int32
+    assert np.array_equal(codes, expected)
+
+
+def test_recordings_together_get_the_codes_they_get_alone(encoder):
+    recordings = [samples_of(length) for length in (30_000, 1, 5_000, 641)]
+    together = encoder.encode_many(recordings)
+    for samples, codes in zip(recordings, together, strict=True):
+        assert np.array_equal(codes, encoder.encode(samples))
+
+
+def test_more_recordings_than_go_together_keep_their_order(encoder):
+    recordings = [samples_of(700 * count) for count in (9, 1, 5, 3, 2, 8, 4, 7, 6, 10)]
+    together = encoder.encode_many(recordings)
+    assert np.array_equal(together[0], encoder.encode(recordings[0]))
+    assert np.array_equal(together[-1], encoder.encode(recordings[-1]))
+    assert np.array_equal(together[1], encoder.encode(recordings[1]))
+
+
+def test_the_steps_do_not_change_the_codes(encoder, monkeypatch):
+    samples = samples_of(60_000)
+    codes = encoder.encode(samples)
+    monkeypatch.setitem(encode_reference._CHUNK_FRAMES, "cpu", 7)
+    assert np.array_equal(encoder.encode(samples), codes)
+
+
+def test_a_small_encoder_is_loaded_at_once(encoder):
+    assert encoder.num_bytes <= encode_reference.MOST_EAGER_BYTES
+    assert encoder.is_loaded
+
+
+def test_a_large_encoder_is_loaded_by_its_first_recording(encoder, monkeypatch):
+    monkeypatch.setattr(encode_reference, "MOST_EAGER_BYTES", encoder.num_bytes - 1)
+    lazy = ReferenceEncoder(POCKET, CPU)
+    assert not lazy.is_loaded
+    samples = samples_of(9_000)
+    assert np.array_equal(lazy.encode(samples), encoder.encode(samples))
+    assert lazy.is_loaded
+
+
+def test_a_damaged_encoder_is_refused_before_it_is_needed(tmp_path, encoder, monkeypatch):
+    from safetensors import safe_open
+
+    source = POCKET / "codec.safetensors"
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(source)
+    del tensors["quantizer.pre_module.norm.weight"]
+    save_file(tensors, tmp_path / "codec.safetensors", metadata)
+    monkeypatch.setattr(encode_reference, "MOST_EAGER_BYTES", 0)
+    with pytest.raises(CheckpointMismatchError, match=r"quantizer\.pre_module\.norm\.weight"):
+        ReferenceEncoder(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 100)])
+def test_what_is_no_recording_is_refused(encoder, shape):
+    with pytest.raises(ValueError, match="samples must be"):
+        encoder.encode(np.zeros(shape, np.float32))
