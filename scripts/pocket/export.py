@@ -47,6 +47,7 @@ def export(codec_file: Path, lm_file: Path, out: Path, flite_dir: Path | None) -
     shutil.copyfile(codec_file, out / "codec.safetensors")
     shutil.copyfile(codec_file.with_suffix(".yaml"), out / "codec.yaml")
     save_official_lm(lm, out / "model.safetensors")
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     (out / "config.json").write_text(json.dumps(official_config(lm.sizes), indent=1) + "\n")
     write_tokenizer(lm.sizes, out)
     defaults = Sampling()

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 200, 46
 _COLORS = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#9467bd")
-_SHOWN = ("mel", "magnitude", "phone_accuracy", "semitones_off", "slow", "fast", "accuracy")
+_SHOWN = (
+    "mel", "magnitude", "phone_accuracy", "semitones_off", "ear_new", "slow", "fast", "accuracy",
+)  # fmt: skip
 
 
 def plot_curves(files: list[Path], out: Path) -> None:

@@ -23,10 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("backend/pocket"))
     parser.add_argument("--out", type=Path, default=Path("backend/docs/samples"))
+    parser.add_argument("--flite", type=Path, help="folder of the unpacked flite libraries")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    model = load_model(args.model, None)
+    model = load_model(args.model, args.flite)
     cases = [(voice.name, TEXT, voice.name) for voice in BUILT_IN_VOICES]
     cases += [
         (f"marker_{name.replace(' ', '_')}", f"({name}) {MARKED_TEXT}", _MARKED_VOICE)
