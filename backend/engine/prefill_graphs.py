@@ -1,9 +1,9 @@
 """Prompts on a card: the slow transformer over a stretch of rows as a CUDA graph.
 
-Eager, a stretch is five hundred kernels started one by one, which takes several times as long as they
-run. A graph needs fixed shapes, so a stretch is filled up to a bucket and sees its slot up to a bound;
-where it begins is data. The rows that fill up write keys behind the stretch, which nothing ever reads:
-whatever comes next there overwrites them first.
+Eager, a stretch is five hundred kernels started one by one, which takes several times as long as
+they run. A graph needs fixed shapes, so a stretch is filled up to a bucket and sees its slot up to
+a bound; where it begins is data. The rows that fill up write keys behind the stretch, which nothing
+ever reads: whatever comes next there overwrites them first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Prefill = Callable[[Tensor, SlotKV], None]
     """Runs rows ``[1 + K, T]`` behind what a slot holds."""
 
-BUCKETS = (16, 64, 128, 256, 512)
+BUCKETS = (32, 128, 512)
 """Rows of a stretch; longer prompts take several."""
 _RUNS_BEFORE_CAPTURE = 2
 
@@ -85,7 +85,8 @@ class PrefillGraphs:
         bounds = sorted({bound_of(length, most) for length in range(1, most + 1, 128)} | {most})
         for bucket in BUCKETS:
             for bound in bounds:
-                self._prepare(bucket, bound)
+                if bound >= min(bucket, bounds[-1]):
+                    self._prepare(bucket, bound)
 
     def _run_piece(self, rows: Tensor, slot: int, start: int) -> None:
         length = rows.shape[1]

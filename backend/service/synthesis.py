@@ -193,7 +193,8 @@ class SynthesisService:
         """
         caches = {VOICE_CODES: self._voice_codes.lru, SEMANTIC: self._semantic.lru}
         cleared = {key: lru.clear() for key, lru in caches.items() if name in (None, key)}
-        if name in (None, PREFIX_KV):
+        is_ready = self._engine.status().state is EngineState.READY  # else it holds none
+        if name == PREFIX_KV or (name is None and is_ready):
             cleared |= await self._engine.clear_caches()
         return cleared
 

@@ -110,7 +110,7 @@ class LoadedModelOf:
     def __init__(self, load: object) -> None:
         self.load = load
 
-    def __call__(self, name: str, directory: Path, precision: object) -> object:
+    def __call__(self, name: str, directory: Path, precision: object, setup: object) -> object:
         if getattr(precision, "name", "") == "fp16":
             raise RuntimeError("no fp16 here\nand more lines")
-        return self.load(name, directory, precision)  # pyright: ignore[reportCallIssue]
+        return self.load(name, directory, precision, setup)  # pyright: ignore[reportCallIssue]
