@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.engine.attention import MaskedAttention, StepPlan
+from backend.engine.capture import captured
 from backend.engine.compute import CARD_BATCH_SIZES
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 SHORTEST_BOUND = 256
 HOPPER = (9, 0)
 AMPERE = (8, 0)
-_RUNS_BEFORE_CAPTURE = 2
-"""Kernels are compiled and libraries take their workspaces in the first runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,36 +126,9 @@ class BoundSteps:
     def _bind(self, key: StepPlan) -> tuple[Tensor, Callable[[], Tensor]]:
         ids = self._store.lengths.new_full((key.num_rows,), self._store.scratch_slot)
         step = self._make(ids, key)
-        return ids, self._captured(step) if self._has_graphs else step
-
-    def _captured(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Capture a step, with the scratch slot in every row, so no sequence is touched."""
-        stream = torch.cuda.Stream(self._store.lengths.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_RUNS_BEFORE_CAPTURE):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-        ):
-            codes = step()
-
-        return _Replay(graph, codes, step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Replay:
-    """A captured step, with all that the graph's addresses belong to."""
-
-    graph: torch.cuda.CUDAGraph
-    codes: Tensor
-    step: Callable[[], Tensor]
-
-    def __call__(self) -> Tensor:
-        self.graph.replay()
-        return self.codes
+        if self._has_graphs:  # every row is the scratch slot, so no sequence is touched
+            return ids, captured(step, ids.device, self._pool)
+        return ids, step
 
 
 def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.core.errors import ConfigurationError
+from backend.engine.codec_precision import choose_codec_precision
 from backend.engine.host_memory import available_host_bytes
 from backend.engine.prefill import max_prompt_positions
 from backend.models.checkpoint import describe_checkpoint
 from backend.models.codec.codec import ENCODE_CHUNK_FRAMES, Codec
+from backend.models.codec.rounding import float32_names
 from backend.models.codec.weights import read_codec_config
 from backend.models.config import CONFIG_FILE, DualARConfig
 from backend.models.dual_ar import DualAR
@@ -50,7 +52,7 @@ class MemoryPlan:
 
     Attributes:
         config: The dual-AR network.
-        codec: The codec, whose weights are float32.
+        codec: The codec.
         dtype: Of weights that are not quantized, and of keys and values.
         quantization: ``none``, ``int8`` or ``nf4``.
         max_slots: Sequences at a time.
@@ -58,6 +60,7 @@ class MemoryPlan:
         chunk_frames: Frames that the codec decodes in one go.
         on_cuda: Whether the libraries of a card take their share.
         prefix_bytes: Most that the cache of known prompts takes.
+        codec_dtype: Of the codec's decoding half; its encoding half is float32.
     """
 
     config: DualARConfig
@@ -69,6 +72,7 @@ class MemoryPlan:
     chunk_frames: int
     on_cuda: bool
     prefix_bytes: int = 0
+    codec_dtype: torch.dtype = torch.float32
 
     @property
     def weight_bytes(self) -> int:
@@ -78,7 +82,7 @@ class MemoryPlan:
     @property
     def codec_bytes(self) -> int:
         """The codec's weights: both halves, although a large encoder is loaded when needed."""
-        return _codec_bytes(self.codec)[0]
+        return _codec_bytes(self.codec, self.codec_dtype)[0]
 
     @property
     def kv_bytes_per_position(self) -> int:
@@ -89,7 +93,10 @@ class MemoryPlan:
     @property
     def slot_bytes(self) -> int:
         """One slot: keys, values and the codec's state."""
-        return self.kv_bytes_per_position * self.max_positions + _codec_bytes(self.codec)[1]
+        return (
+            self.kv_bytes_per_position * self.max_positions
+            + _codec_bytes(self.codec, self.codec_dtype)[1]
+        )
 
     @property
     def workspace_bytes(self) -> int:
@@ -148,6 +155,7 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
         chunk_frames=settings.chunk_size,
         on_cuda=precision.device.type == "cuda",
         prefix_bytes=settings.prefix_cache_mb * _MIB,
+        codec_dtype=choose_codec_precision(settings.codec_precision, precision.device).dtype,
     )
 
 
@@ -255,12 +263,16 @@ def _dual_ar_bytes(config: DualARConfig, dtype: torch.dtype, quantization: str) 
 
 
 @lru_cache(maxsize=4)
-def _codec_bytes(config: CodecConfig) -> tuple[int, int]:
-    """Bytes of the weights, and of one stream's state."""
+def _codec_bytes(config: CodecConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes of the weights, and of one stream's state (as if in float32)."""
     with torch.device("meta"):
         decoder, encoder = Codec(config, "decode"), Codec(config, "encode")
         state = decoder.new_decode_state(1)
-    weights = _bytes(decoder.parameters()) + _bytes(encoder.parameters())
+    wide = set(float32_names(decoder))
+    weights = _bytes(encoder.parameters()) + sum(
+        value.numel() * (_FLOAT32 if name in wide else dtype.itemsize)
+        for name, value in decoder.named_parameters()
+    )
     return weights, _bytes(state.tensors())
 
 

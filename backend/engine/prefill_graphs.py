@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from backend.engine.capture import captured
 from backend.engine.card_step import bound_of
 from backend.engine.prefill import prefill_rows
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 BUCKETS = (32, 128, 512)
 """Rows of a stretch; longer prompts take several."""
-_RUNS_BEFORE_CAPTURE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,10 @@ class PrefillGraphs:
             packed = self._store.lengths.new_zeros(num_rows * bucket + 2)
             packed[-2] = self._store.scratch_slot
             step = partial(self._stretch, packed, bucket, bound)
-            self._bound[key] = packed, self._captured(step) if self._has_graphs else step
+            self._bound[key] = (
+                packed,
+                captured(step, packed.device, self._pool) if self._has_graphs else step,
+            )
         return self._bound[key]
 
     def _stretch(self, packed: Tensor, bucket: int, bound: int) -> None:
@@ -118,20 +121,6 @@ class PrefillGraphs:
         seen = torch.arange(bound, device=packed.device) <= positions[:, None]
         room = _StretchRoom(self._store.data, slot, positions, bound)
         self._model.slow(rows, positions[None], room, seen[None, None])
-
-    def _captured(self, step: Callable[[], None]) -> Callable[[], object]:
-        stream = torch.cuda.Stream(self._store.lengths.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_RUNS_BEFORE_CAPTURE):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-        ):
-            step()
-        return graph.replay
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,12 @@ def held_bytes(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_weights_and_slots_are_those_of_the_loaded_model(quantization: str, precision: str) -> None:
+@pytest.mark.parametrize(("precision", "codec"), [("fp32", "fp32"), ("bf16", "fp16")])
+def test_weights_and_slots_are_those_of_the_loaded_model(
+    quantization: str, precision: str, codec: str
+) -> None:
     values = {"quantization": quantization, "mixed_precision": precision, "max_seq_len": 512}
+    values["codec_precision"] = codec
     settings = read_settings(None, device="cpu", **values)
     chosen = choose_precision(settings)
     model = LoadedModel.load("pocket", POCKET, chosen, choose_codec_setup(settings, chosen.device))
