@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _RUNS_BEFORE_CAPTURE = 2
 """Kernels are compiled and libraries take their workspaces in the first runs."""
@@ -36,14 +39,28 @@ class Replay(Generic[T]):
         return self.result
 
 
-def captured(step: Callable[[], T], device: torch.device, pool: object) -> Replay[T]:
+def captured(step: Callable[[], T], device: torch.device, pool: object) -> Callable[[], T]:
     """Run ``step`` a few times on a side stream, then capture it.
 
     Args:
         step: Reads nothing back; touches only what may be touched now (the scratch slot).
         device: A card.
         pool: Of ``torch.cuda.graph_pool_handle``; graphs that share it never run at the same time.
+
+    Returns:
+        The replay, or ``step`` itself where there is no memory for one; a warning tells so.
     """
+    try:
+        return _replay(step, device, pool)
+    except torch.OutOfMemoryError:
+        _log.warning(
+            "no memory for a CUDA graph of the transformer: this size runs eagerly, which is "
+            "slower; use fewer MAX_SLOTS, a smaller MAX_SEQ_LEN, or QUANTIZATION"
+        )
+        return step
+
+
+def _replay(step: Callable[[], T], device: torch.device, pool: object) -> Replay[T]:
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

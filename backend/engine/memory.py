@@ -264,15 +264,16 @@ def _dual_ar_bytes(config: DualARConfig, dtype: torch.dtype, quantization: str) 
 
 @lru_cache(maxsize=4)
 def _codec_bytes(config: CodecConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the weights, and of one stream's state (as if in float32)."""
+    """Bytes of the weights, and of one stream's state."""
     with torch.device("meta"):
         decoder, encoder = Codec(config, "decode"), Codec(config, "encode")
-        state = decoder.new_decode_state(1)
     wide = set(float32_names(decoder))
     weights = _bytes(encoder.parameters()) + sum(
         value.numel() * (_FLOAT32 if name in wide else dtype.itemsize)
         for name, value in decoder.named_parameters()
     )
+    with torch.device("meta"):
+        state = decoder.to(dtype).new_decode_state(1)
     return weights, _bytes(state.tensors())
 
 

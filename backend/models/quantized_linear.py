@@ -10,6 +10,7 @@ the code is our own.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -181,5 +182,8 @@ class NF4Linear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
+@cache
 def _table(device: torch.device) -> Tensor:
-    return torch.tensor(NF4_VALUES, device=device)
+    """The values on ``device``; copied there once, since a CUDA graph cannot copy from the host."""
+    with torch.inference_mode(False):
+        return torch.tensor(NF4_VALUES, device=device)

@@ -172,3 +172,17 @@ def test_a_prompt_in_graphs_fills_a_slot_as_the_plain_prefill_does():
         graphs.run(rows, captured.store.view(3))
     expected = plain.store.data[:, :, 3, :, :195]
     assert _error(captured.store.data[:, :, 3, :, :195], expected) < 1e-5
+
+
+def test_nf4_weights_step_in_graphs_as_they_step_eagerly():
+    rooms = [Room(torch.float32), Room(torch.float32)]
+    for room in rooms:
+        tensors = quantize_tensors(room.model.state_dict(), linear_names(room.model), "nf4", "cuda")
+        with torch.device("cuda"):
+            replace_linears(room.model, "nf4")
+        room.model.load_state_dict(tensors)
+        room.decoder = replace(room.decoder, ops=module_ops(room.model))
+    eager = rooms[0].frames(rooms[0].card_step(has_graphs=False), [0, 1, 2], 20)
+    step = rooms[1].card_step()
+    assert "neither plain nor int8" in step.notes[0]
+    assert torch.equal(rooms[1].frames(step, [0, 1, 2], 20), eager)
