@@ -55,7 +55,12 @@ class RotaryTable:
         return self.reserve(num_positions, device)[:num_positions]
 
     def following(self, state: AttentionState, num_positions: int) -> Tensor:
-        """Factors of each row's next positions as ``[B, num_positions, head_dim / 2]``."""
+        """Factors of each row's next positions as ``[B, num_positions, head_dim / 2]``.
+
+        Pooled rows beyond the table take its last factors: such a row only fills a batch up. It is
+        advanced with every batch and never reset, and an index out of range would poison a CUDA
+        context.
+        """
         device = state.positions.device
         if state.lengths is None:
             table = self._table
@@ -63,7 +68,8 @@ class RotaryTable:
         else:
             table = self.reserve(max(state.lengths) + num_positions, device)
         steps = torch.arange(num_positions, device=device)
-        return table[state.positions[:, None] + steps]
+        positions = state.positions[:, None] + steps
+        return table[positions.clamp_(max=table.shape[0] - 1)]
 
 
 def rotary_factors(num_positions: int, head_dim: int, base: float) -> Tensor:

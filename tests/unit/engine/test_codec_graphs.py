@@ -68,6 +68,20 @@ def test_replays_give_the_samples_of_the_whole(codec):
     assert sorted(capture.sizes) == [(8, 1), (8, 2), (8, 4), (8, 16)]
 
 
+def test_the_row_that_fills_batches_up_may_outlive_the_rotary_table(monkeypatch):
+    monkeypatch.setattr("backend.engine.decode_frames.FIRST_POSITIONS", 8)
+    codec = tiny_codec()  # a table of its own, of 1024 positions
+    decoder = StreamDecoder(codec, 3, 32, capture=BoundOnCpu())
+    [codes] = streams_of(codec, 1, 32)
+    heard: list[np.ndarray] = []
+    for _ in range(1024 // 32 + 1):  # every batch of three advances the filler by 32
+        heard = decoder.decode([FrameChunk(slot, codes) for slot in range(3)])
+        for slot in range(3):
+            decoder.release(slot)
+    whole = codec.decode_frames(torch.from_numpy(codes).long()[None])[0].numpy()
+    assert max(np.abs(samples - whole).max() for samples in heard) <= 1e-6
+
+
 def test_a_size_is_captured_once(codec):
     capture = BoundOnCpu()
     decoder = StreamDecoder(codec, 3, 8, capture=capture)
