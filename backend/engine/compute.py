@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backend.engine.cpu_linear import PackedLinear, stable_batch_sizes, why_not_packed
-from backend.engine.cpu_ops import packed_ops
+from backend.engine.cpu_ops import packed_ops, packed_weights
 from backend.engine.step_ops import module_ops
 from backend.models.quantized_linear import NF4Linear, QuantizedLinear
 
@@ -56,9 +56,8 @@ def choose_compute(model: DualAR, device: torch.device, *, is_fast: bool) -> Ste
     if is_fast:
         reason = _why_not_packed(model)
         if reason is None:
-            packed = [PackedLinear(weight) for weight in _one_of_each_shape(model)]
-            widths = [weight.shape[1] for weight in _one_of_each_shape(model)]
-            probes = list(zip(packed, widths, strict=True))
+            weights = {weight.shape: weight for weight in packed_weights(model)}.values()
+            probes = [(PackedLinear(weight), weight.shape[1]) for weight in weights]
             return StepCompute(packed_ops(model), stable_batch_sizes(probes, torch.float32))
         notes = (f"CPU_FAST_LINEAR: plain linear layers are used, since {reason}",)
     dtype = model.embeddings.weight.dtype
@@ -78,10 +77,6 @@ def _linear_weights(model: DualAR) -> Iterator[Tensor]:
             yield module.weight
     if model.semantic_head is not None:
         yield model.semantic_head
-
-
-def _one_of_each_shape(model: DualAR) -> list[Tensor]:
-    return list({weight.shape: weight for weight in _linear_weights(model)}.values())
 
 
 def _probes(model: DualAR) -> list[tuple[Op, int]]:

@@ -22,7 +22,8 @@ MAX_BATCH = 8
 """Most rows in a batch on a CPU; more only wait for each other, since products are busy with 8."""
 TOLERANCE = 1e-5
 """Largest relative error of a packed layer against ``F.linear``."""
-_PROBE_ROWS = 2 * MAX_BATCH
+_TRIALS = 3
+"""Random inputs of each shape, each in another order, that a batch size must pass."""
 
 
 class PackedLinear:
@@ -79,31 +80,52 @@ def why_not_packed(weights: Iterable[Tensor]) -> str | None:
 def stable_batch_sizes(
     linears: Sequence[tuple[Callable[[Tensor], Tensor], int]], dtype: torch.dtype = torch.float32
 ) -> tuple[int, ...]:
-    """Find batch sizes in which a row has the same bits.
+    """Find batch sizes in which a row has the same bits, in company as alone, wherever it stands.
 
-    A batch of ``P`` rows meets the linear layers as ``P`` rows, and as ``2 P`` where the first two
-    positions of the fast transformer go together; both must give the rows of a product of 8.
+    Products of other sizes may take other code paths, and so may the last rows of one product. A
+    batch of ``P`` sequences meets the linear layers as ``[P, width]``, and as ``[P, 2, width]``
+    where the first two positions of the fast transformer go together; each must agree with its own
+    kind. Only what several trials have shown is used: a size is in, or it is out.
 
     Args:
-        linears: Layers and the width of their input.
+        linears: Layers and the width of their input, each with the shapes of the network.
         dtype: Of their input.
 
     Returns:
-        Rising sizes up to ``MAX_BATCH``; ``(MAX_BATCH,)`` alone where only a fixed size is safe.
+        Rising sizes up to ``MAX_BATCH``. Size 1, where no other is safe: it mixes no rows.
     """
-    stable = set(range(1, _PROBE_ROWS + 1))
+    alone = _sizes_that_agree_with(1, linears, dtype)
+    if alone[-1] >= MAX_BATCH // 2:
+        return alone
+    # A single row often takes a path of its own (a matrix-vector product): larger batches may
+    # still agree with each other, and a lone sequence then goes in a batch that is filled up.
+    filled = _sizes_that_agree_with(MAX_BATCH, linears, dtype)
+    return filled if MAX_BATCH in filled else alone
+
+
+def _sizes_that_agree_with(
+    reference: int, linears: Sequence[tuple[Callable[[Tensor], Tensor], int]], dtype: torch.dtype
+) -> tuple[int, ...]:
+    """Sizes in which every row gets what it gets in batches of ``reference`` rows (a divisor)."""
+    sizes = set(range(1, MAX_BATCH + 1))
     for linear, width in linears:
-        x = _rows(_PROBE_ROWS, width).to(dtype)
-        expected = torch.cat([linear(part) for part in x.split(MAX_BATCH)])
-        stable = {n for n in stable if torch.equal(linear(x[:n]), expected[:n])}
-    sizes = [n for n in range(1, MAX_BATCH) if n in stable and 2 * n in stable]
-    return (*sizes, MAX_BATCH)
+        for trial in range(_TRIALS):
+            generator = torch.Generator().manual_seed(trial)
+            for shape in ((width,), (2, width)):
+                x = torch.randn(MAX_BATCH, *shape, generator=generator).to(dtype)
+                expected = torch.cat([linear(part) for part in x.split(reference)])
+                order = torch.randperm(MAX_BATCH, generator=generator)
+                sizes = {
+                    size
+                    for size in sizes
+                    if torch.equal(linear(x[order[:size]]), expected[order[:size]])
+                }
+    if reference == 1:
+        sizes.add(1)
+    return tuple(sorted(sizes))
 
 
 def _probe_input(weight: Tensor) -> Tensor:
-    return _rows(MAX_BATCH, weight.shape[1])
-
-
-def _rows(num_rows: int, width: int) -> Tensor:
     """Numbers like a normalized layer's input."""
-    return torch.randn(num_rows, width, generator=torch.Generator().manual_seed(num_rows))
+    generator = torch.Generator().manual_seed(MAX_BATCH)
+    return torch.randn(MAX_BATCH, weight.shape[1], generator=generator)

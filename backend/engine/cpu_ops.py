@@ -17,6 +17,8 @@ from backend.engine.cpu_linear import PackedLinear
 from backend.engine.step_ops import BlockOps, NetworkOps, module_ops
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from backend.models.dual_ar import DualAR
@@ -47,10 +49,24 @@ def packed_ops(model: DualAR) -> NetworkOps:
     )
 
 
+def packed_weights(model: DualAR) -> Iterator[Tensor]:
+    """What ``packed_ops`` packs, matrix by matrix."""
+    assert model.semantic_head is not None
+    yield model.semantic_head
+    yield model.fast_output.weight[: model.residual_size]
+    if isinstance(model.fast_project_in, nn.Linear):
+        yield model.fast_project_in.weight
+    for block in (*model.layers, *model.fast_layers):
+        yield block.attention.wqkv.weight  # pyright: ignore
+        yield block.attention.wo.weight  # pyright: ignore
+        yield _gate_up(block)  # pyright: ignore[reportArgumentType]
+        yield block.feed_forward.w2.weight  # pyright: ignore
+
+
 def packed_block(block: TransformerBlock) -> BlockOps:
     """One block with packed weights; both halves of the gate are one product."""
     attention, ffn = block.attention, block.feed_forward
-    gate_up = PackedLinear(torch.cat((ffn.w1.weight, ffn.w3.weight)))
+    gate_up = PackedLinear(_gate_up(block))
     down = PackedLinear(ffn.w2.weight)
     width = ffn.w1.weight.shape[0]
 
@@ -117,6 +133,10 @@ def _head_norms(block: TransformerBlock) -> VectorNorm | None:
     num_heads, num_groups = block.attention.num_heads, block.attention.num_groups
     weights = (q_norm.weight.expand(num_heads, -1), k_norm.weight.expand(num_groups, -1))
     return VectorNorm(torch.cat(weights), q_norm.eps)
+
+
+def _gate_up(block: TransformerBlock) -> Tensor:
+    return torch.cat((block.feed_forward.w1.weight, block.feed_forward.w3.weight))
 
 
 def _packed(linear: nn.Linear) -> PackedLinear:

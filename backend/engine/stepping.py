@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from backend.engine.kv_store import KVStore
     from backend.engine.slots import SlotPool
 
-DEFAULT_BATCH_SIZES = (4, 8)
-"""Rows of PyTorch's own products with the same bits (1, 2 and 3 rows differ from 4 and more)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stepper:
@@ -45,7 +42,7 @@ class Stepper:
     pool: SlotPool
     store: KVStore
     num_semantic: int
-    batch_sizes: tuple[int, ...] = DEFAULT_BATCH_SIZES
+    batch_sizes: tuple[int, ...]
     bound_of: Callable[[int], int] = int
 
     def step(self, slots: Sequence[int]) -> list[StepResult]:

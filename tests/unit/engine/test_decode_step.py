@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backend.core.types import SamplingParams
 from backend.engine.attention import AttentionKind, MaskedAttention, RowAttention
+from backend.engine.compute import choose_compute
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.prefill import prefill_prompt
 from backend.models.checkpoint import load_dual_ar
@@ -51,36 +52,52 @@ def begin(model: DualAR, decoder: FrameDecoder, slot: int, which: int, params: S
     decoder.state.begin(slot, prefill_prompt(model, rows, decoder.store.view(slot)), params)
 
 
-def alone(model: DualAR, which: int, num_frames: int) -> Tensor:
+@pytest.fixture(scope="module")
+def sizes(model: DualAR) -> tuple[int, ...]:
+    """Batch sizes that are safe for plain layers on this machine."""
+    return choose_compute(model, torch.device("cpu"), is_fast=False).batch_sizes
+
+
+def together(decoder: FrameDecoder, slots: list[int], sizes: tuple[int, ...]) -> Tensor:
+    """One step of ``slots`` in the fewest batches that are safe: codes ``[n, K]``."""
+    parts = [slots[start : start + sizes[-1]] for start in range(0, len(slots), sizes[-1])]
+    fitting = [next(size for size in sizes if size >= len(part)) for part in parts]
+    pairs = zip(parts, fitting, strict=True)
+    return torch.cat([step_rows(decoder, part, size) for part, size in pairs])
+
+
+def alone(model: DualAR, which: int, num_frames: int, sizes: tuple[int, ...]) -> Tensor:
     decoder = new_decoder(model, 1, max_positions=256)
     begin(model, decoder, 0, which, MIXED[which])
-    return torch.cat([step_rows(decoder, [0], 4) for _ in range(num_frames)])
+    return torch.cat([together(decoder, [0], sizes) for _ in range(num_frames)])
 
 
-def test_a_row_is_the_same_whoever_joins_and_leaves(model: DualAR):
+def test_a_row_is_the_same_whoever_joins_and_leaves(model: DualAR, sizes: tuple[int, ...]):
     decoder = new_decoder(model, 3, max_positions=256)
     frames: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
-    # (slots of the step, rows of the batch); slot n speaks text n
-    steps = [([0], 4)] * 2 + [([1, 0], 4)] * 3 + [([2, 1, 0], 8)] * 3 + [([1, 2], 4)] * 4
+    # the slots of each step; slot n speaks text n
+    steps = [[0]] * 2 + [[1, 0]] * 3 + [[2, 1, 0]] * 3 + [[1, 2]] * 4
     started: set[int] = set()
-    for slots, size in steps:
+    for slots in steps:
         for slot in set(slots) - started:
             begin(model, decoder, slot, slot, MIXED[slot])
             started.add(slot)
-        for slot, codes in zip(slots, step_rows(decoder, slots, size), strict=True):
+        for slot, codes in zip(slots, together(decoder, slots, sizes), strict=True):
             frames[slot].append(codes)
     for which, drawn in frames.items():
-        assert torch.equal(torch.stack(drawn), alone(model, which, len(drawn)))
+        assert torch.equal(torch.stack(drawn), alone(model, which, len(drawn), sizes))
 
 
-def test_keys_and_values_in_company_have_the_bits_they_have_alone(model: DualAR):
+def test_keys_and_values_in_company_have_the_bits_they_have_alone(
+    model: DualAR, sizes: tuple[int, ...]
+):
     stores = []
     for company in ([0], [0, 1, 2]):
         decoder = new_decoder(model, 3, max_positions=128)
         for slot in company:
             begin(model, decoder, slot, slot, GREEDY)
         for _ in range(4):
-            step_rows(decoder, company, 4 * (len(company) // 3 + 1))
+            together(decoder, company, sizes)
         stores.append(decoder.store.data[:, :, 0])
     assert stores[0].any()
     assert torch.equal(*stores)
