@@ -203,6 +203,10 @@ class OptimizedEngine:
         self.release(slot)
         self._prefixes.reset()
 
+    def prepare_one(self) -> bool:
+        """Capture one of the codec's graphs that ``warm_up`` put off; False when there is none."""
+        return self._streams.prepare_one()
+
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
         return self._model.encoder.encode(samples)

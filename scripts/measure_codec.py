@@ -117,7 +117,11 @@ def make_decoder(
     """Give streams over a codec, with graphs where there can be some."""
     graphs = graphs and codec.device.type == "cuda"
     capture = CudaCapture(codec.device) if graphs and not args.no_graphs else None
-    return StreamDecoder(codec, num_slots, 32, capture=capture)
+    decoder = StreamDecoder(codec, num_slots, 32, capture=capture)
+    decoder.warm_up()
+    while decoder.prepare_one():
+        pass
+    return decoder
 
 
 def measure_rounding(args: argparse.Namespace, device: torch.device) -> dict[str, float]:

@@ -161,6 +161,15 @@ class TimedEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class PreparingEngine(Protocol):
+    """An engine that puts some of its preparation off until nobody waits for it."""
+
+    def prepare_one(self) -> bool:
+        """Do one piece of it, less than a second long; False when there is none left."""
+        ...
+
+
 class EngineClient(Protocol):
     """The engine as the API process sees it. All calls come from the event loop's thread."""
 

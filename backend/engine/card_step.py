@@ -1,8 +1,9 @@
 """The decode step on a card: fused kernels where they can run, in CUDA graphs where allowed.
 
-Every step has a batch size and a bound on its lengths. For each pair that occurs there is one
-graph, made once: it reads the slots' numbers from its own tensor and everything else from the
-slots. All pairs are made at warm-up, so no request pays for one.
+Every step has a batch size and a bound on its lengths. For each pair there is one graph, made once:
+it reads the slots' numbers from its own tensor and everything else from the slots. All pairs are
+made at warm-up, and a graph holds every kind of sampling (a row that asks for less draws what it
+would draw without), so no request pays for one.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def choose_card_step(
 
 
 class BoundSteps:
-    """One bound step per batch size, length bound and kind of sampling.
+    """One bound step per batch size and length bound.
 
     Args:
         make: Binds a step to a tensor of slot numbers.
@@ -103,7 +104,7 @@ class BoundSteps:
 
     def run(self, slot_ids: Tensor, plan: StepPlan) -> Tensor:
         """As ``FrameDecoder.step``. The codes are valid until the next run of any step."""
-        key = StepPlan(slot_ids.shape[0], plan.length_bound, plan.has_cut, plan.has_penalty)
+        key = StepPlan(slot_ids.shape[0], plan.length_bound)
         if key not in self._steps:
             self._steps[key] = self._bind(key)
         ids, step = self._steps[key]

@@ -5,9 +5,11 @@ times as long as they run. A graph starts them all at once. It is bound to fixed
 and row numbers are copied into its own input, and the carried state lies in one pool that every
 graph reads and writes by row number.
 
-Graphs are captured when their size first occurs (those for one stream at warm-up), with the scratch
-row, so no stream is touched. They share one memory pool: they never run at the same time, and each
-one's samples are copied away before the next one starts.
+A capture takes a good part of a second, which no listener's buffer bears, so graphs are captured at
+warm-up and while the engine is idle, never while it serves: a batch whose own graph is missing runs
+in the next larger one, or eagerly, and its size is captured at the next quiet moment. Captures run
+with the scratch row, so no stream is touched. All share one memory pool: they never run at the same
+time, and each one's samples are copied away before the next one starts.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class _Bound:
 
     packed: Tensor
     replay: Replay
+    num_rows: int
 
 
 class CudaCapture:
@@ -125,6 +128,8 @@ class CodecGraphs:
         self._capture = capture
         self._bound: dict[tuple[int, int], _Bound | None] = {}
         """By batch and frames; None where memory did not suffice."""
+        self._put_off: dict[tuple[int, int], None] = {}
+        """Sizes to capture when nobody waits, in order."""
 
     @property
     def num_graphs(self) -> int:
@@ -146,31 +151,51 @@ class CodecGraphs:
             ValueError: The batch exceeds the last bucket.
         """
         batch, frames = codes.shape[0], codes.shape[2]
-        bucket = next((size for size in self._buckets if size >= batch), None)
-        if bucket is None:
-            raise ValueError(f"{batch} streams at once, at most {self._buckets[-1]} are captured")
+        bound = self._bound_for(batch, frames)
+        if bound is None:
+            return self._step(codes.to(self._device), torch.tensor(rows, device=self._device))
+        bucket = bound.num_rows
         missing = bucket - batch
         filler = codes.new_zeros(missing * codes[0].numel())
         row_numbers = torch.tensor([*rows, *[self._scratch_row] * missing])
         packed = torch.cat((codes.flatten(), filler, row_numbers))
-        bound = self.prepare(bucket, frames)
-        if bound is None:
-            return self._step(*self._unpacked(packed.to(self._device), bucket, frames))
         if self._device.type == "cuda":
             packed = packed.pin_memory()
         bound.packed.copy_(packed, non_blocking=True)
         return bound.replay()
 
-    def prepare(self, batch: int, frames: int) -> _Bound | None:
-        """Capture the step of one size, unless it is there; None when memory does not suffice."""
-        key = (batch, frames)
-        if key not in self._bound:
-            self._bound[key] = self._captured(batch, frames)
-        return self._bound[key]
+    def prepare(self, batch: int, frames: int) -> None:
+        """Capture the step of one size, unless that was done or tried. Not while streams wait."""
+        self._put_off.pop((batch, frames), None)
+        if (batch, frames) not in self._bound:
+            self._bound[batch, frames] = self._captured(batch, frames)
+
+    def put_off(self, batch: int, frames: int) -> None:
+        """Leave the capture of one size to ``prepare_one``."""
+        if (batch, frames) not in self._bound:
+            self._put_off[batch, frames] = None
+
+    def prepare_one(self) -> bool:
+        """Capture one of the sizes that were put off; False when there is none."""
+        if not self._put_off:
+            return False
+        self.prepare(*next(iter(self._put_off)))
+        return True
 
     def clear(self) -> None:
         """Drop everything: an address that the captured kernels use has changed."""
+        for size in self._bound:
+            self._put_off[size] = None
         self._bound.clear()
+
+    def _bound_for(self, batch: int, frames: int) -> _Bound | None:
+        """Give the smallest replay that holds a batch, or None."""
+        sizes = [size for size in self._buckets if size >= batch]
+        if not sizes:
+            raise ValueError(f"{batch} streams at once, at most {self._buckets[-1]} are captured")
+        self.put_off(sizes[0], frames)
+        found = (self._bound.get((size, frames)) for size in sizes)
+        return next((bound for bound in found if bound is not None), None)
 
     def _captured(self, batch: int, frames: int) -> _Bound | None:
         num_codes = batch * self._num_codebooks * frames
@@ -186,7 +211,7 @@ class CodecGraphs:
                 frames,
             )
             return None
-        return _Bound(packed, replay)
+        return _Bound(packed, replay, batch)
 
     def _unpacked(self, packed: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor]:
         rows = packed[-batch:]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from backend.engine.codec_graphs import Capture
     from backend.models.codec.codec import Codec
 
+FIRST_FRAMES = 2
+"""Pieces of a stream's beginning: graphs of all batch sizes are there from the start."""
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that get a CUDA graph; a batch between two of them is filled with the scratch row."""
 FRAME_BUCKETS = (1, 2, 4, 8, 16, 32)
@@ -86,6 +88,16 @@ class DecodePlan:
                 for first in range(0, len(pieces), most):
                     yield pieces[first : first + most]
 
+    def sizes(self, num_slots: int) -> list[tuple[int, int]]:
+        """Give every pair of batch bucket and piece that ``num_slots`` streams can need."""
+        pairs: list[tuple[int, int]] = []
+        for frames in FRAME_BUCKETS:
+            most = min(num_slots, self._most_streams(frames))
+            largest = next(bucket for bucket in BATCH_BUCKETS if bucket >= most)
+            if frames <= self.max_frames:
+                pairs += [(bucket, frames) for bucket in BATCH_BUCKETS if bucket <= largest]
+        return pairs
+
     def _piece_length(self, remaining: int) -> int:
         longest = min(remaining, self.max_frames)
         if not self.fixed_lengths:
@@ -140,11 +152,22 @@ class StreamDecoder:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Capture the ramp of a single stream; without graphs there is nothing to prepare."""
-        if self._graphs is not None:
-            for frames in FRAME_BUCKETS:
-                if frames <= self._plan.max_frames:
-                    self._graphs.prepare(1, frames)
+        """Capture the ramp of one stream and the beginnings of many; put the other sizes off.
+
+        Without graphs there is nothing to prepare.
+        """
+        if self._graphs is None:
+            return
+        for batch, frames in self._plan.sizes(self._num_slots):
+            if batch == 1 or frames <= FIRST_FRAMES:
+                self._graphs.prepare(batch, frames)
+            else:
+                self._graphs.put_off(batch, frames)
+
+    @torch.inference_mode()
+    def prepare_one(self) -> bool:
+        """Capture one of the sizes that were put off; False when there is none."""
+        return self._graphs is not None and self._graphs.prepare_one()
 
     def open(self, slot: int) -> None:
         """Begin a stream in ``slot``. ``decode`` does so by itself for a slot not yet open.

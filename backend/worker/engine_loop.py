@@ -7,6 +7,7 @@ import queue
 import time
 from typing import TYPE_CHECKING
 
+from backend.core.contract import PreparingEngine
 from backend.core.errors import TTSError
 from backend.worker.faults import is_device_fault, portable_error
 from backend.worker.protocol import (
@@ -93,11 +94,12 @@ class EngineLoop:
         engine.close()
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:
-        has_work = False
-        while self._obey(engine, scheduler, wait=not has_work):
+        has_work, is_preparing = False, True
+        while self._obey(engine, scheduler, wait=not (has_work or is_preparing)):
             has_work = scheduler.step()
             if self._fault is not None:
                 raise self._fault
+            is_preparing = not has_work and _prepare_one(engine)
             self._tell_memory(engine, is_idle=not has_work)
 
     def _obey(self, engine: Engine, scheduler: Scheduler, *, wait: bool) -> bool:
@@ -189,6 +191,11 @@ class _Herald:
             self._lose(error)
         else:
             self._emit(Failed(self._request_id, portable_error(error)))
+
+
+def _prepare_one(engine: Engine) -> bool:
+    """Use a quiet moment; False when there is nothing to use it for."""
+    return isinstance(engine, PreparingEngine) and engine.prepare_one()
 
 
 def _failed_start(error: Exception) -> LoadFailed:

@@ -50,6 +50,8 @@ def test_graphs_give_the_samples_of_the_eager_path_and_of_the_whole(dtype, num_s
     streams = streams_of(codec, num_streams)
     graphs = StreamDecoder(codec, num_streams, 32, capture=CudaCapture(CARD))
     graphs.warm_up()
+    while graphs.prepare_one():
+        pass
     replayed = play(graphs, streams)
     eager = play(StreamDecoder(codec, num_streams, 32), streams)
     codes = torch.from_numpy(np.stack(streams)).long().to(CARD)
@@ -61,6 +63,9 @@ def test_graphs_give_the_samples_of_the_eager_path_and_of_the_whole(dtype, num_s
 def test_a_second_stream_in_a_captured_slot_begins_anew():
     codec = load_codec(POCKET_DIR, CARD, torch.float32, "decode")
     decoder = StreamDecoder(codec, 2, 32, capture=CudaCapture(CARD))
+    decoder.warm_up()
+    while decoder.prepare_one():
+        pass
     streams = streams_of(codec, 2)
     first = play(decoder, streams)
     decoder.release(0)

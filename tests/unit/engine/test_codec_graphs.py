@@ -28,14 +28,21 @@ class BoundOnCpu:
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, int]] = []
+        self.replayed: list[tuple[int, int]] = []
         self.fails = False
 
     def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
         if self.fails:
             raise torch.OutOfMemoryError("no room")
-        self.sizes.append((codes.shape[0], codes.shape[2]))
+        size = (codes.shape[0], codes.shape[2])
+        self.sizes.append(size)
         step(codes, rows)  # a capture warms up with the scratch row
-        return lambda: step(codes, rows)
+
+        def replay() -> Tensor:
+            self.replayed.append(size)
+            return step(codes, rows)
+
+        return replay
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +65,30 @@ def assert_whole(codec: Codec, decoder: StreamDecoder, count: int, cuts: list[in
         whole = codec.decode_frames(torch.from_numpy(codes).long()[None])[0].numpy()
         samples = np.concatenate([parts[slot] for parts in heard])
         assert np.abs(samples - whole).max() <= 1e-6
+        decoder.release(slot)
+
+
+def prepared(decoder: StreamDecoder) -> StreamDecoder:
+    """Make every capture, those of quiet moments too."""
+    decoder.warm_up()
+    while decoder.prepare_one():
+        pass
+    return decoder
 
 
 def test_replays_give_the_samples_of_the_whole(codec):
     capture = BoundOnCpu()
-    decoder = StreamDecoder(codec, 5, 32, capture=capture)
+    decoder = prepared(StreamDecoder(codec, 5, 32, capture=capture))
     assert_whole(codec, decoder, 5, [1, 3, 7, 30])
     # five streams run in the bucket of eight, 23 frames as 16, 4, 2 and 1
-    assert sorted(capture.sizes) == [(8, 1), (8, 2), (8, 4), (8, 16)]
+    assert sorted(set(capture.replayed)) == [(8, 1), (8, 2), (8, 4), (8, 16)]
+    assert len(capture.sizes) == len(set(capture.sizes))
 
 
 def test_the_row_that_fills_batches_up_may_outlive_the_rotary_table(monkeypatch):
     monkeypatch.setattr("backend.engine.decode_frames.FIRST_POSITIONS", 8)
     codec = tiny_codec()  # a table of its own, of 1024 positions
-    decoder = StreamDecoder(codec, 3, 32, capture=BoundOnCpu())
+    decoder = prepared(StreamDecoder(codec, 3, 32, capture=BoundOnCpu()))
     [codes] = streams_of(codec, 1, 32)
     heard: list[np.ndarray] = []
     for _ in range(1024 // 32 + 1):  # every batch of three advances the filler by 32
@@ -82,23 +99,46 @@ def test_the_row_that_fills_batches_up_may_outlive_the_rotary_table(monkeypatch)
     assert max(np.abs(samples - whole).max() for samples in heard) <= 1e-6
 
 
-def test_a_size_is_captured_once(codec):
+def test_nothing_is_captured_while_streams_wait(codec):
+    capture = BoundOnCpu()
+    decoder = StreamDecoder(codec, 5, 8, capture=capture)
+    decoder.warm_up()
+    known = list(capture.sizes)
+    assert_whole(codec, decoder, 5, [4, 12])  # 4 and 8 frames of five streams: not yet captured
+    assert capture.sizes == known
+    assert capture.replayed == []
+    assert decoder.prepare_one()
+    assert len(capture.sizes) == len(known) + 1
+    assert_whole(codec, prepared(decoder), 5, [4, 12])
+    assert capture.replayed == [(8, 4), (8, 8)]
+
+
+def test_a_larger_capture_serves_until_the_right_one_is_there():
+    capture, step = BoundOnCpu(), lambda codes, rows: codes[:, 0].float()
+    graphs = CodecGraphs(step, 4, 9, (1, 2, 4), torch.device("cpu"), capture)
+    graphs.prepare(4, 1)
+    codes = torch.arange(8).view(2, 4, 1)
+    assert graphs.run(codes, [0, 1])[:2].tolist() == [[0.0], [4.0]]
+    assert capture.replayed == [(4, 1)]
+    assert graphs.prepare_one()  # the size that was missing
+    graphs.run(codes, [0, 1])
+    assert capture.replayed == [(4, 1), (2, 1)]
+    assert not graphs.prepare_one()
+
+
+def test_warm_up_captures_the_ramp_of_one_stream_and_the_beginnings_of_many(codec):
     capture = BoundOnCpu()
     decoder = StreamDecoder(codec, 3, 8, capture=capture)
-    for _ in range(3):
-        decoder.decode([FrameChunk(0, streams_of(codec, 1, 4)[0])])
-    assert capture.sizes == [(1, 4)]
-
-
-def test_warm_up_captures_the_ramp_of_one_stream(codec):
-    capture = BoundOnCpu()
-    StreamDecoder(codec, 3, 8, capture=capture).warm_up()
-    assert capture.sizes == [(1, frames) for frames in FRAME_BUCKETS if frames <= 8]
+    decoder.warm_up()
+    beginnings = [(batch, frames) for frames in (1, 2) for batch in (1, 2, 4)]
+    assert capture.sizes == [*beginnings, (1, 4), (1, 8)]
+    prepared(decoder)
+    assert set(capture.sizes) == {(batch, frames) for batch in (1, 2, 4) for frames in (1, 2, 4, 8)}
 
 
 def test_without_batching_only_single_streams_are_captured(codec):
     capture = BoundOnCpu()
-    decoder = StreamDecoder(codec, 3, 4, batching=False, capture=capture)
+    decoder = prepared(StreamDecoder(codec, 3, 4, batching=False, capture=capture))
     assert_whole(codec, decoder, 3, [3, 6])
     assert {batch for batch, _ in capture.sizes} == {1}
 
@@ -106,17 +146,21 @@ def test_without_batching_only_single_streams_are_captured(codec):
 def test_a_table_that_moves_drops_the_captures(codec, monkeypatch):
     monkeypatch.setattr("backend.engine.decode_frames.FIRST_POSITIONS", 8)
     fresh, capture = tiny_codec(), BoundOnCpu()
-    decoder = StreamDecoder(fresh, 1, 32, capture=capture)
+    decoder = prepared(StreamDecoder(fresh, 1, 32, capture=capture))
     [codes] = streams_of(fresh, 1, 32)
     for _ in range(33):
         decoder.decode([FrameChunk(0, codes)])
-    assert capture.sizes == [(1, 32), (1, 32)]  # the table of 1024 positions had to grow
+    assert len(capture.replayed) == 32  # the table of 1024 positions had to grow: then eager
+    prepared(decoder)
+    decoder.decode([FrameChunk(0, codes)])
+    assert len(capture.replayed) == 33
+    assert sorted(capture.sizes) == sorted(2 * [(1, frames) for frames in FRAME_BUCKETS])
 
 
 def test_without_memory_for_a_capture_the_step_runs_eagerly_and_says_so(codec, caplog):
     capture = BoundOnCpu()
     capture.fails = True
-    decoder = StreamDecoder(codec, 3, 32, capture=capture)
+    decoder = prepared(StreamDecoder(codec, 3, 32, capture=capture))
     assert_whole(codec, decoder, 3, [2, 5])
     assert "CUDA_GRAPHS=false" in caplog.text
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,28 @@ async def test_a_slow_listener_bounds_what_is_made_ahead():
         assert engine.count[0] <= 1 + 2 + 4 + 8 + 8
         await stream.aclose()
     assert engine.log[-1] == "close"
+
+
+@dataclass
+class UnpreparedEngine(ScriptedEngine):
+    """Has so many pieces of preparation left for quiet moments."""
+
+    pieces: int = 3
+
+    def prepare_one(self) -> bool:
+        self.log.append(f"prepare with {len(self.taken)} running")
+        self.pieces -= 1
+        return self.pieces > 0
+
+
+async def test_what_was_put_off_is_prepared_while_nobody_waits():
+    engine = UnpreparedEngine()
+    async with ready(client_of(HeldSource(engine), "thread")) as client:
+        await until(lambda: engine.pieces == 0)
+        assert len(await speak(client, "a")) == 20
+        await until(lambda: engine.pieces < 0)  # asked again after each spell of work
+    prepared = [entry for entry in engine.log if entry.startswith("prepare")]
+    assert set(prepared) == {"prepare with 0 running"}
 
 
 async def test_requests_before_the_first_engine_is_ready_are_refused():
