@@ -29,6 +29,7 @@ from backend.core.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+CLUSTER_VENV = ROOT / ".venv-cluster"
 OLDEST_PYTHON = (3, 11)
 
 TORCH = "torch==2.13.0"

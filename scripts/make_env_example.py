@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from pydantic_core import PydanticUndefined  # noqa: E402
 
+from backend.core.cluster_settings import ClusterSettings  # noqa: E402
 from backend.core.settings import Settings  # noqa: E402
 from ui.settings import UiSettings  # noqa: E402
 
@@ -39,13 +40,18 @@ Copy this file to .env and uncomment what you want to change. Each line shows th
 stands in the environment wins over the file. A key that is not listed here, or a value outside
 its range, stops the start with a message that names it.
 """
+SECTIONS: tuple[tuple[str, type[BaseSettings]], ...] = (
+    ("The service", Settings),
+    ("The web pages", UiSettings),
+    ("The cluster: several copies of the engine (start.py --cluster)", ClusterSettings),
+)
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
 
 def render() -> str:
     """Give the text of ``.env.example``."""
     lines = [*_comment(HEAD), ""]
-    for title, settings in (("The service", Settings), ("The web pages", UiSettings)):
+    for title, settings in SECTIONS:
         lines += [f"# ---- {title} {'-' * (WIDTH - len(title) - 8)}", ""]
         for name, field in settings.model_fields.items():
             lines += [*_setting(settings, name, field), ""]

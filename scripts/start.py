@@ -2,6 +2,7 @@
 
     python scripts/start.py                          the service and the Gradio page
     python scripts/start.py --say "Hello." --out hello.wav
+    python scripts/start.py --cluster                on every GPU of this machine (needs Ray)
 
 Only the standard library is used here; what needs more runs in the environment's own Python.
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.core.errors import ConfigurationError, TTSError
-from scripts.environment import ROOT, ensure_environment
+from scripts.environment import CLUSTER_VENV, ROOT, ensure_environment
 from scripts.local_http import fetch
 from scripts.processes import Child, free_port, require_port, stop_all
 from scripts.say import say
@@ -49,8 +50,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--say", metavar="TEXT", help="speak one text into a file, then stop")
     add("--out", type=Path, help="the WAV file for --say (default: hello.wav)")
     add("--voice", help="voice for --say; GET /voices lists them")
+    add(
+        "--cluster",
+        nargs="?",
+        const=0,
+        type=int,
+        metavar="N",
+        help="run N copies of the engine with Ray Serve (default: one for each GPU)",
+    )
     add("--no-install", action="store_true", help="use this Python as it is, without .venv")
     options = parser.parse_args(arguments)
+    if options.cluster is not None and options.cluster < 0:
+        parser.error("--cluster takes the number of copies of the engine")
     if options.say is None and (options.out or options.voice):
         parser.error("--out and --voice go with --say")
     if options.say is not None and not options.say.strip():
@@ -62,6 +73,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def child_environment(options: argparse.Namespace, outer: Mapping[str, str]) -> dict[str, str]:
     """Turn flags into settings; they win over ``.env``."""
     given = {"MODEL": options.model, "HOST": options.host, "PORT": options.port}
+    if options.cluster:
+        given["CLUSTER_REPLICAS"] = options.cluster
     if options.ui_port:
         given[f"UI_{options.ui.upper()}_PORT"] = options.ui_port
     if options.say is not None and options.port is None:
@@ -144,12 +157,18 @@ def wait_until_ready(
     )
 
 
+def make_environment(options: argparse.Namespace) -> Path:
+    """Make the environment that the options need; give its Python."""
+    if options.cluster is None:
+        return ensure_environment(ROOT / "requirements.txt")
+    # Ray brings forty packages and limits on others: it stays out of the environment of all.
+    return ensure_environment(ROOT / "requirements-cluster.txt", CLUSTER_VENV)
+
+
 def run(options: argparse.Namespace, children: list[Child], signals: StopSignals) -> None:
     """Start what was asked for and stay until it ends. ``children`` collects what to stop."""
     ui = "none" if options.say is not None else options.ui
-    venv_python = Path(sys.executable)
-    if not options.no_install:
-        venv_python = ensure_environment(ROOT / "requirements.txt")
+    venv_python = Path(sys.executable) if options.no_install else make_environment(options)
     env = child_environment(options, os.environ)
     at = read_addresses(venv_python, env)
     require_port(at["host"], at["port"], "--port")
@@ -159,7 +178,8 @@ def run(options: argparse.Namespace, children: list[Child], signals: StopSignals
 
     backend_url = url_of(at["host"], at["port"])
     print(f"Starting the backend with the model {at['model']} ...", flush=True)
-    command = [str(venv_python), "-m", "backend.app"]
+    module = "backend.app" if options.cluster is None else "backend.cluster"
+    command = [str(venv_python), "-m", module]
     # A log of its own: speaking one text must not overwrite the log of a server that runs.
     log = LOGS / ("backend.log" if options.say is None else "say.log")
     with signals.held():

@@ -2,6 +2,7 @@
 
     python scripts/test.py                     the fast tests
     python scripts/test.py --browser --wine    the suites that need more than Python
+    python scripts/test.py --ray               the cluster, in an environment with Ray
     python scripts/test.py -k cache -x         anything else goes to pytest
 
 The exit code is pytest's.
@@ -17,12 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.core.errors import ConfigurationError
-from scripts.environment import ROOT, ensure_environment
+from scripts.environment import CLUSTER_VENV, ROOT, VENV, ensure_environment
 
 SUITES = {
     "browser": "the pages in Chromium",
     "gpu": "on a CUDA device",
     "load": "many clients at once",
+    "ray": "copies of the engine on Ray Serve",
     "reference": "against the official package",
     "slow": "minutes on two cores",
     "wine": "the Windows launchers under wine",
@@ -50,11 +52,14 @@ def pytest_arguments(arguments: list[str]) -> tuple[list[str], bool]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; give the exit code."""
-    forwarded, install = pytest_arguments(sys.argv[1:] if arguments is None else arguments)
-    python = Path(sys.executable)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    forwarded, install = pytest_arguments(arguments)
+    python, venv = Path(sys.executable), CLUSTER_VENV if "--ray" in arguments else VENV
     try:
         if install:
-            python = ensure_environment(ROOT / "requirements-dev.txt")
+            python = ensure_environment(ROOT / "requirements-dev.txt", venv)
+        if install and venv == CLUSTER_VENV:
+            python = ensure_environment(ROOT / "requirements-cluster.txt", venv)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

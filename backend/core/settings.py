@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.core.api_keys import hash_keys
+from backend.core.cluster_settings import cluster_keys
 from backend.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -360,7 +361,7 @@ def _keys_of(env_file: Path) -> list[str]:
 def _refuse_unknown(keys: list[str], where: str) -> None:
     known = _known_keys()
     for key in keys:
-        if key not in known and key not in FOREIGN_KEYS:
+        if key not in known and key not in FOREIGN_KEYS | cluster_keys():
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else "; see .env.example for all settings"
             raise SettingsError(f"unknown setting {key} in {where}{hint}")

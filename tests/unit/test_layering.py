@@ -34,7 +34,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "service": frozenset({"core", "audio", "telemetry"}),
     "api": frozenset({"core", "audio", "telemetry", "service"}),
     "app": ALL_ROOMS,
-    "cluster": frozenset({"app", "core"}),
+    # Copies of the engine on Ray: both ends of the wire, and Ray's router between them.
+    "replicas": frozenset({"core", "telemetry", "worker"}),
+    "cluster": frozenset({"app", "core", "replicas", "telemetry"}),
 }
 WEB_ROOMS = frozenset({"api", "app", "cluster"})
 ONLY_IN: dict[str, frozenset[str]] = {
@@ -42,7 +44,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "fastapi": WEB_ROOMS,
     "starlette": WEB_ROOMS,
     "pynvml": frozenset({"telemetry"}),
-    "ray": frozenset({"cluster"}),
+    "ray": frozenset({"cluster", "replicas"}),
     "huggingface_hub": frozenset(),
     "gradio": frozenset(),
     "streamlit": frozenset(),
@@ -193,7 +195,10 @@ def test_no_file_has_a_name_that_nobody_owns() -> None:
         ("backend/api/errors.py", "import pynvml"),
         ("backend/app.py", "import torch"),
         ("backend/app.py", "from backend.cluster import deployment"),
+        ("backend/app.py", "import ray"),
+        ("backend/app.py", "from backend.replicas.router import VoiceAffineRouter"),
         ("backend/cluster.py", "from backend.service.text import split"),
+        ("backend/replicas/routing.py", "from backend.app import create_app"),
         ("backend/app.py", "import ui.settings"),
         ("backend/app.py", "from scripts import start"),
         ("backend/app.py", "from tests.fakes import FakeEngine"),
@@ -228,6 +233,7 @@ def test_a_forbidden_import_is_found(path: str, source: str) -> None:
         ("backend/app.py", "import fastapi\nfrom backend.worker.build import build_engine_client"),
         ("backend/app.py", "from backend import __version__"),
         ("backend/cluster.py", "import ray\nfrom backend.app import create_app"),
+        ("backend/replicas/router.py", "from ray.serve.request_router import RequestRouter"),
         ("backend/telemetry/gpu.py", "import pynvml"),
         ("ui/gradio_app.py", "import gradio\nimport httpx\nfrom ui.settings import x"),
         ("scripts/hub_download.py", "from backend.core.errors import CheckpointError"),

@@ -23,6 +23,7 @@ PYTHON = Path(sys.executable)
         ([], []),
         (["--browser"], ["-m", "browser"]),
         (["--browser", "--wine", "-x"], ["-m", "browser or wine", "-x"]),
+        (["--ray"], ["-m", "ray"]),
         (["--all"], ["-m", ""]),
         (["-k", "cache", "tests/unit"], ["-k", "cache", "tests/unit"]),
     ],

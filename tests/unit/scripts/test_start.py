@@ -119,6 +119,37 @@ def test_flags_become_settings_that_win_over_the_environment() -> None:
     }
 
 
+def test_a_cluster_has_as_many_copies_as_are_asked_for() -> None:
+    asked = parse_arguments(["--cluster", "3"])
+    assert child_environment(asked, {})["CLUSTER_REPLICAS"] == "3"
+    by_gpus = parse_arguments(["--cluster"])
+    assert by_gpus.cluster == 0
+    assert "CLUSTER_REPLICAS" not in child_environment(by_gpus, {})
+    assert parse_arguments([]).cluster is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        ([], ("requirements.txt", ".venv")),
+        (["--cluster"], ("requirements-cluster.txt", ".venv-cluster")),
+    ],
+)
+def test_ray_gets_an_environment_of_its_own(
+    arguments: list[str], environment: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+
+    def make(requirements: Path, venv: Path = ROOT / ".venv") -> Path:
+        assert requirements.is_file()
+        made.append((requirements.name, venv.name))
+        return Path(sys.executable)
+
+    monkeypatch.setattr(start, "ensure_environment", make)
+    start.make_environment(parse_arguments(arguments))
+    assert made == [environment]
+
+
 def test_flags_that_are_not_given_leave_the_settings_alone() -> None:
     assert child_environment(options(), {"PORT": "1"}) == {"PORT": "1"}
 

@@ -1,0 +1,1 @@
+"""Many copies of the engine behind one API. Only three modules know Ray."""
