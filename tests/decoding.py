@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,21 @@ from backend.engine.kv_store import KVStore
 from backend.engine.slots import SlotState
 from backend.engine.step_ops import NetworkOps, module_ops
 from backend.models.dual_ar import DualAR
+
+
+class Decoder(Protocol):
+    """What the plain decoder and the packed one have in common."""
+
+    @property
+    def sizes(self) -> FrameSizes: ...
+
+    @property
+    def store(self) -> KVStore: ...
+
+    @property
+    def state(self) -> SlotState: ...
+
+    def step(self, slot_ids: Tensor, plan: StepPlan) -> Tensor: ...
 
 
 def new_decoder(
@@ -34,7 +51,7 @@ def new_decoder(
     return FrameDecoder(ops or module_ops(model), sizes, store, state, attention)
 
 
-def step_rows(decoder: FrameDecoder, slots: list[int], size: int) -> Tensor:
+def step_rows(decoder: Decoder, slots: list[int], size: int) -> Tensor:
     """One step of ``slots`` in a batch of ``size`` rows: codes ``[n, K]``, lengths counted."""
     store = decoder.store
     rows = tuple((slot, store.length(slot)) for slot in slots)
@@ -47,7 +64,7 @@ def step_rows(decoder: FrameDecoder, slots: list[int], size: int) -> Tensor:
     return codes
 
 
-def step_once(decoder: FrameDecoder, slot: int) -> Tensor | None:
+def step_once(decoder: Decoder, slot: int) -> Tensor | None:
     """The next frame ``[K]`` of one slot, or None at its end."""
     [frame] = step_rows(decoder, [slot], 4)
     return frame if frame[0] < decoder.sizes.num_semantic else None

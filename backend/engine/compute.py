@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backend.engine.cpu_linear import PackedLinear, stable_batch_sizes, why_not_packed
-from backend.engine.cpu_ops import packed_ops, packed_weights
-from backend.engine.step_ops import module_ops
+from backend.engine.cpu_linear import stable_batch_sizes, why_not_packed
+from backend.engine.cpu_network import PackedNetwork
 from backend.models.quantized_linear import NF4Linear, QuantizedLinear
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from backend.engine.step_ops import NetworkOps, Op
+    from backend.engine.step_ops import Op
     from backend.models.dual_ar import DualAR
 
 CARD_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -31,13 +30,13 @@ class StepCompute:
     """What decode steps run on.
 
     Attributes:
-        ops: Functions of the network.
         batch_sizes: Sizes that batches are filled up to, rising.
+        packed: The network for ``PackedFrameDecoder``; None where steps run on the plain modules.
         notes: What differs from what the settings asked for.
     """
 
-    ops: NetworkOps
     batch_sizes: tuple[int, ...]
+    packed: PackedNetwork | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -51,17 +50,18 @@ def choose_compute(model: DualAR, device: torch.device, *, is_fast: bool) -> Ste
         is_fast: The setting ``CPU_FAST_LINEAR``; a card does not need it.
     """
     if device.type != "cpu":
-        return StepCompute(module_ops(model), CARD_BATCH_SIZES)
+        return StepCompute(CARD_BATCH_SIZES)
     notes: tuple[str, ...] = ()
     if is_fast:
         reason = _why_not_packed(model)
         if reason is None:
-            weights = {weight.shape: weight for weight in packed_weights(model)}.values()
-            probes = [(PackedLinear(weight), weight.shape[1]) for weight in weights]
-            return StepCompute(packed_ops(model), stable_batch_sizes(probes, torch.float32))
+            network = PackedNetwork.of(model)
+            probes = {linear.shape: (linear, linear.shape[1]) for linear in network.linears()}
+            sizes = stable_batch_sizes(list(probes.values()), has_pairs=False)
+            return StepCompute(sizes, network)
         notes = (f"CPU_FAST_LINEAR: plain linear layers are used, since {reason}",)
     dtype = model.embeddings.weight.dtype
-    return StepCompute(module_ops(model), stable_batch_sizes(_probes(model), dtype), notes)
+    return StepCompute(stable_batch_sizes(_probes(model), dtype), notes=notes)
 
 
 def _why_not_packed(model: DualAR) -> str | None:

@@ -8,6 +8,7 @@ stored in float16 loses nothing when its weights stay that way: products and sum
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,10 +35,13 @@ class PackedLinear:
         bias: ``[out]`` float32 or None.
     """
 
-    __slots__ = ("_bias", "_packed")
+    __slots__ = ("_bias", "_packed", "shape")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
+        self.shape = weight.shape
+        has_no_bias = bias is None and _writes_into_buffers()
+        zeros = None if has_no_bias else weight.new_zeros(weight.shape[0])
+        self._bias = zeros if bias is None else bias.detach()
         with warnings.catch_warnings():
             # PyTorch says once that both functions "will be removed in a future release"; the
             # probe at load notices when they are
@@ -48,6 +52,20 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply; rows in any leading dimensions."""
         return torch.fbgemm_linear_fp16_weight_fp32_activation(x, self._packed, self._bias)
+
+    def into(self, x: Tensor, out: Tensor) -> None:
+        """Multiply ``[P, in]`` into ``out``, ``[P, out]`` in one piece; the same bits as a call."""
+        if _writes_into_buffers():
+            torch.fbgemm_linear_fp16_weight_fp32_activation(x, self._packed, self._bias, out)
+        else:
+            out.copy_(self(x))
+
+
+@cache
+def _writes_into_buffers() -> bool:
+    """Whether this PyTorch's packed product takes a buffer, and no bias (newer ones do)."""
+    product = torch.ops.aten.fbgemm_linear_fp16_weight_fp32_activation
+    return "out" in product.overloads()
 
 
 def is_exact_in_fp16(weight: Tensor) -> bool:
@@ -78,41 +96,48 @@ def why_not_packed(weights: Iterable[Tensor]) -> str | None:
 
 
 def stable_batch_sizes(
-    linears: Sequence[tuple[Callable[[Tensor], Tensor], int]], dtype: torch.dtype = torch.float32
+    linears: Sequence[tuple[Callable[[Tensor], Tensor], int]],
+    dtype: torch.dtype = torch.float32,
+    *,
+    has_pairs: bool = True,
 ) -> tuple[int, ...]:
     """Find batch sizes in which a row has the same bits, in company as alone, wherever it stands.
 
-    Products of other sizes may take other code paths, and so may the last rows of one product. A
-    batch of ``P`` sequences meets the linear layers as ``[P, width]``, and as ``[P, 2, width]``
-    where the first two positions of the fast transformer go together; each must agree with its own
-    kind. Only what several trials have shown is used: a size is in, or it is out.
+    Products of other sizes may take other code paths, and so may the last rows of one product.
+    Only what several trials have shown is used: a size is in, or it is out.
 
     Args:
         linears: Layers and the width of their input, each with the shapes of the network.
         dtype: Of their input.
+        has_pairs: Whether ``P`` sequences meet the layers not only as ``[P, width]``, but also as
+            ``[P, 2, width]``. Each must agree with its own kind.
 
     Returns:
         Rising sizes up to ``MAX_BATCH``. Size 1, where no other is safe: it mixes no rows.
     """
-    alone = _sizes_that_agree_with(1, linears, dtype)
+    shapes = ((), (2,)) if has_pairs else ((),)
+    alone = _sizes_that_agree_with(1, linears, dtype, shapes)
     if alone[-1] >= MAX_BATCH // 2:
         return alone
     # A single row often takes a path of its own (a matrix-vector product): larger batches may
     # still agree with each other, and a lone sequence then goes in a batch that is filled up.
-    filled = _sizes_that_agree_with(MAX_BATCH, linears, dtype)
+    filled = _sizes_that_agree_with(MAX_BATCH, linears, dtype, shapes)
     return filled if MAX_BATCH in filled else alone
 
 
 def _sizes_that_agree_with(
-    reference: int, linears: Sequence[tuple[Callable[[Tensor], Tensor], int]], dtype: torch.dtype
+    reference: int,
+    linears: Sequence[tuple[Callable[[Tensor], Tensor], int]],
+    dtype: torch.dtype,
+    shapes: Sequence[tuple[int, ...]],
 ) -> tuple[int, ...]:
     """Sizes in which every row gets what it gets in batches of ``reference`` rows (a divisor)."""
     sizes = set(range(1, MAX_BATCH + 1))
     for linear, width in linears:
         for trial in range(_TRIALS):
             generator = torch.Generator().manual_seed(trial)
-            for shape in ((width,), (2, width)):
-                x = torch.randn(MAX_BATCH, *shape, generator=generator).to(dtype)
+            for shape in shapes:
+                x = torch.randn(MAX_BATCH, *shape, width, generator=generator).to(dtype)
                 expected = torch.cat([linear(part) for part in x.split(reference)])
                 order = torch.randperm(MAX_BATCH, generator=generator)
                 sizes = {

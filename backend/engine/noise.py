@@ -11,9 +11,14 @@ generators" (OOPSLA 2014); the code is our own.
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def _signed(word: int) -> int:
@@ -28,6 +33,7 @@ MIX_2 = _signed(0x94D049BB133111EB)
 MAX_DRAWS = 1 << 20
 """Numbers per step; counters of different steps do not meet."""
 _FRACTION_BITS = 23
+_WORD = (1 << 64) - 1
 
 
 def seed_word(seed: int) -> int:
@@ -59,6 +65,31 @@ def exponential_noise(seeds: Tensor, steps: Tensor, num: int) -> Tensor:
     return uniform.log().neg().float()
 
 
+def exponential_noise_on_host(
+    seed: int, step: int, indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Some of the numbers of ``exponential_noise``, for one sequence and without tensors.
+
+    Args:
+        seed: From ``seed_word``.
+        step: 0 or more.
+        indices: ``[n]``, which numbers of the step.
+
+    Returns:
+        ``[n]``, equal to ``exponential_noise(seed, step, ...)[indices]``.
+    """
+    start = _mix_word(seed * MIX_1 + GOLDEN) + step * MAX_DRAWS * GOLDEN
+    words = (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN & _WORD)
+    words += np.uint64(start & _WORD)
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(MIX_1 & _WORD)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(MIX_2 & _WORD)
+    words ^= words >> np.uint64(31)
+    fraction = (words >> np.uint64(64 - _FRACTION_BITS)).astype(np.float64)
+    return -np.log((fraction + 0.5) * 2.0**-_FRACTION_BITS).astype(np.float32)
+
+
 def random_words(seeds: Tensor, steps: Tensor, num: int) -> Tensor:
     """The random 64 bits behind the noise: ``[B]`` and ``[B]`` int64 to ``[B, num]`` int64."""
     starts = _mix(seeds * MIX_1 + GOLDEN) + steps * _signed(MAX_DRAWS * GOLDEN)
@@ -75,6 +106,14 @@ def _mix(words: Tensor) -> Tensor:
     words = (words ^ _shift_right(words, 30)) * MIX_1
     words = (words ^ _shift_right(words, 27)) * MIX_2
     return words ^ _shift_right(words, 31)
+
+
+def _mix_word(word: int) -> int:
+    """``_mix`` of one word, unsigned."""
+    word &= _WORD
+    word = ((word ^ (word >> 30)) * MIX_1) & _WORD
+    word = ((word ^ (word >> 27)) * MIX_2) & _WORD
+    return word ^ (word >> 31)
 
 
 def _shift_right(words: Tensor, bits: int) -> Tensor:

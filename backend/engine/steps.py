@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from backend.engine.card_step import bound_of, choose_card_step
 from backend.engine.compute import choose_compute
+from backend.engine.cpu_step import PackedFrameDecoder
 from backend.engine.decode_step import FrameDecoder
+from backend.engine.step_ops import module_ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +58,10 @@ def choose_steps(
     """
     device = store.lengths.device
     compute = choose_compute(model, device, is_fast=settings.cpu_fast_linear)
-    decoder = FrameDecoder(compute.ops, sizes, store, state)
+    if compute.packed is not None:
+        packed = PackedFrameDecoder(compute.packed, sizes, store, state)
+        return Steps(packed.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
+    decoder = FrameDecoder(module_ops(model), sizes, store, state)
     if device.type == "cpu":
         return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
     card = choose_card_step(

@@ -19,15 +19,10 @@ from backend.engine.cpu_linear import (
     stable_batch_sizes,
     why_not_packed,
 )
-from backend.engine.cpu_ops import VectorNorm, packed_ops, rotate, rotation_table
-from backend.engine.prefill import prefill_prompt
-from backend.engine.step_ops import NetworkOps, module_ops
+from backend.engine.cpu_network import VectorNorm, rotation_table
 from backend.models.checkpoint import load_dual_ar
 from backend.models.dual_ar import DualAR
 from backend.models.layers import HeadNorm, RMSNorm, apply_rope, rope_table
-from backend.models.prompt import build_prompt
-from backend.models.tokenizer import Tokenizer
-from tests.decoding import new_decoder, step_rows
 
 POCKET = Path(__file__).parents[3] / "backend" / "pocket"
 CPU = torch.device("cpu")
@@ -154,7 +149,7 @@ def test_the_pocket_voice_is_packed_and_a_failed_probe_is_reported(
     monkeypatch.setattr(compute_module, "why_not_packed", lambda _weights: "of the test")
     chosen = choose_compute(model, CPU, is_fast=True)
     assert chosen.notes == ("CPU_FAST_LINEAR: plain linear layers are used, since of the test",)
-    assert chosen.ops.rotate is apply_rope
+    assert chosen.packed is None
 
 
 @pytest.mark.parametrize("scheme", ["int8", "nf4"])
@@ -173,35 +168,26 @@ def test_a_half_precision_network_on_a_cpu_is_told_apart():
     assert "bfloat16" in choose_compute(half, CPU, is_fast=True).notes[0]
 
 
+def normalized(norm: VectorNorm, x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    norm.into(x, out, x.new_empty(*x.shape[:-1], 1))
+    return out
+
+
 def test_norms_and_rotation_are_the_plain_ones():
     norm, head_norm = RMSNorm(320, 1e-6), HeadNorm(64, 1e-6)
     x = torch.randn(3, 320)
     for module in (norm, head_norm):
         nn.init.normal_(module.weight, 1.0, 0.2)
-    assert relative_error(VectorNorm.of(norm)(x), norm(x)) <= 1e-6
+    vector_norm = VectorNorm.of(norm)
+    assert relative_error(normalized(vector_norm, x), norm(x)) <= 1e-6
     # the floor counts where a vector is short, and keeps zero from becoming no number
-    assert relative_error(VectorNorm.of(norm)(x * 1e-3), norm(x * 1e-3)) <= 1e-6
-    assert not VectorNorm.of(norm)(torch.zeros(3, 320)).any()
+    assert relative_error(normalized(vector_norm, x * 1e-3), norm(x * 1e-3)) <= 1e-6
+    assert not normalized(vector_norm, torch.zeros(3, 320)).any()
     heads = torch.randn(3, 5, 64)
-    assert relative_error(VectorNorm.of(head_norm)(heads), head_norm(heads)) <= 1e-6
+    assert relative_error(normalized(VectorNorm.of(head_norm), heads), head_norm(heads)) <= 1e-6
     table = rope_table(30, 64, 10_000.0, CPU).float()
     positions = torch.tensor([0, 7, 29])
-    turned = rotate(heads, rotation_table(table)[positions])
+    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * rotation_table(table)[positions]).flatten(-2)
     assert relative_error(turned, apply_rope(heads, table[positions])) <= 1e-6
-
-
-def spoken(model: DualAR, ops: NetworkOps) -> tuple[Tensor, Tensor]:
-    decoder = new_decoder(model, 2, ops=ops, max_positions=128)
-    for slot, text in enumerate(("The quick brown fox.", "We walked until sunset.")):
-        rows = build_prompt(Tokenizer.from_directory(POCKET), text, [], 8)
-        last = prefill_prompt(model, rows, decoder.store.view(slot))
-        decoder.state.begin(slot, last, GREEDY)
-    codes = torch.stack([step_rows(decoder, [0, 1], 4) for _ in range(30)])
-    return codes, decoder.store.data[:, :, :2]
-
-
-def test_packed_steps_speak_what_plain_ones_speak(model: DualAR):
-    codes, kv = spoken(model, packed_ops(model))
-    plain_codes, plain_kv = spoken(model, module_ops(model))
-    assert torch.equal(codes, plain_codes)
-    assert relative_error(kv, plain_kv) <= 1e-5

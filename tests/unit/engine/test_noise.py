@@ -2,10 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from backend.engine.noise import MAX_DRAWS, exponential_noise, random_words, seed_word
+from backend.engine.noise import (
+    MAX_DRAWS,
+    exponential_noise,
+    exponential_noise_on_host,
+    random_words,
+    seed_word,
+)
 
 MASK = (1 << 64) - 1
 
@@ -56,6 +63,20 @@ def test_a_row_does_not_depend_on_its_company():
     alone = exponential_noise(integers(8), integers(5), 4097)
     assert torch.equal(together[1:2], alone)
     assert torch.equal(exponential_noise(integers(8), integers(5), 100), alone[:, :100])
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
+def test_the_host_makes_the_same_numbers_one_by_one(seed: int):
+    for step in (0, 1, 4095, 2**40):
+        noise = exponential_noise(integers(seed), integers(step), 600)[0].numpy()
+        indices = np.array([599, 0, 77, 3])
+        assert np.array_equal(exponential_noise_on_host(seed, step, indices), noise[indices])
+
+
+def test_both_logarithms_round_to_the_same_number_everywhere():
+    uniform = (np.arange(2**23) + 0.5) * 2.0**-23
+    ours = -np.log(uniform).astype(np.float32)
+    assert np.array_equal(ours, torch.from_numpy(uniform).log().neg().float().numpy())
 
 
 def test_seeds_and_steps_share_no_numbers():
