@@ -75,7 +75,6 @@ ROUTERS = (
 """Further dialects of the API are further routers on the same service."""
 
 EXIT_MISCONFIGURED = 2
-GRACEFUL_SHUTDOWN_S = 5
 
 _DESCRIPTION = """Text to speech with voice cloning, on your own machine.
 
@@ -169,8 +168,18 @@ def main() -> int:
         app = create_app(settings, on_start_failure=lambda why: _stop(server, failures, why))
     except ConfigurationError as error:
         return _refuse(str(error))
+    server = uvicorn.Server(server_config(app, settings))
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn passes Ctrl-C on after a clean shutdown
+        logger.info("stopped")
+    return _refuse(failures[0]) if failures else 0
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Give how uvicorn serves ``app``: at a stop, speech has ``SHUTDOWN_GRACE_S`` to end."""
     # One worker always: a second one would be a second copy of the model.
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -180,14 +189,8 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
-    server = uvicorn.Server(config)
-    try:
-        server.run()
-    except KeyboardInterrupt:  # uvicorn passes Ctrl-C on after a clean shutdown
-        logger.info("stopped")
-    return _refuse(failures[0]) if failures else 0
 
 
 async def _open(service: SynthesisService, jobs: JobService) -> None:

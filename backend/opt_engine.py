@@ -29,6 +29,7 @@ from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions
 from backend.engine.prefill_graphs import choose_prefill
 from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
+from backend.engine.rehearsal import Rehearsal
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
 from backend.engine.steps import choose_steps
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from backend.core.contract import StepResult
+    from backend.core.contract import StageTiming, StepResult
     from backend.core.settings import Settings
     from backend.core.types import CacheCounters
     from backend.engine.codec_setup import CodecSetup
@@ -161,6 +162,7 @@ class OptimizedEngine:
             *precision.notes, *model.notes, *self._steps.notes, *codec_setup.notes,
         )  # fmt: skip
         self._info = self._describe()
+        self._timings: tuple[StageTiming, ...] = ()
 
     @classmethod
     def load(cls, settings: Settings, directory: Path) -> OptimizedEngine:
@@ -188,7 +190,7 @@ class OptimizedEngine:
         return self._slots.max_slots
 
     def warm_up(self) -> None:
-        """Run every stage once, so that the first request does not pay for first calls."""
+        """Run every stage, so that the first request does not pay for first calls, and time it."""
         codes = np.zeros((self._info.num_codebooks, 2), dtype=np.int32)
         if self._model.encoder.is_loaded:  # a large one waits until a recording comes
             codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
@@ -201,7 +203,12 @@ class OptimizedEngine:
             self.decode_step([slot])
         self.decode_frames([FrameChunk(slot, turn.codes)])
         self.release(slot)
+        self._timings = Rehearsal(self).run()
         self._prefixes.reset()
+
+    def warm_up_timings(self) -> Sequence[StageTiming]:
+        """Give what calls of several sizes took once they were warm."""
+        return self._timings
 
     def prepare_one(self) -> bool:
         """Capture one of the codec's graphs that ``warm_up`` put off; False when there is none."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 LOGS = ROOT / "data" / "logs"
+STOP_S = 45.0
+"""Longer than SHUTDOWN_GRACE_S gives to speech under way, unless that was raised."""
 POLL_S = 0.2
 LOAD_LIMIT_S = 900.0
 """A large model from a slow disk takes minutes; longer than this means that something hangs."""
@@ -272,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         # A second Ctrl-C must not leave children behind.
         signals.ignore()
-        stop_all(children)
+        stop_all(children, STOP_S)
     return 0
 
 

@@ -134,7 +134,8 @@ async def serve(app: FastAPI, **config: Any) -> AsyncIterator[str]:
     listener.bind(("127.0.0.1", 0))
     server = _Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=1, **config
+            app,
+            **{"log_config": None, "access_log": False, "timeout_graceful_shutdown": 1, **config},
         )
     )
     serving = asyncio.create_task(server.serve([listener]))

@@ -8,7 +8,7 @@ Both have a fake in ``tests/fakes.py``, so that everything above runs without we
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -136,6 +136,10 @@ class Engine(Protocol):
         ...
 
 
+Stage: TypeAlias = Literal["prefill", "decode_step", "decode_frames"]
+"""Verbs of an engine that are timed."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageTiming:
     """What one call took.
@@ -147,7 +151,7 @@ class StageTiming:
         seconds: Until the result was there.
     """
 
-    stage: Literal["prefill", "decode_step", "decode_frames"]
+    stage: Stage
     size: int
     seconds: float
 

@@ -182,6 +182,10 @@ class Settings(BaseSettings):
     """Look after speech that goes wrong (endless, stuck in a loop, silent): whole files are made
     again once with another seed, streams are cut where it begins (finish reason `cut`)."""
 
+    shutdown_grace_s: int = Field(default=30, ge=0, le=3600)
+    """Seconds that speech under way may take to end once the service is told to stop; nothing new
+    is taken meanwhile. What is not done by then is cut. A second signal stops at once."""
+
     # --- limits --------------------------------------------------------------------------------
     max_text_chars: int = Field(default=10000, ge=1, le=1000000)
     """Longest text of a request, in characters."""

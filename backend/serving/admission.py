@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.serving.limits import SchedulerLimits
     from backend.serving.sequence import Sequence
 
-MAX_SHARE = 0.9
+MAX_SHARE = 0.8
 """Of the time, that keeping all listeners supplied may take: the rest is for prefills."""
 
 MIN_SPARE = 0.05
@@ -28,8 +28,6 @@ TIMEOUT_FLOOR_S = 30.0
 
 TIMEOUT_FACTOR = 4.0
 """An adaptive limit is so many times what was expected, on top of the floor."""
-
-BYTES_PER_POSITION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +47,6 @@ class Forecast:
     share: float
     retry_after_s: float
     is_idle: bool
-
-
-def estimate_positions(request: SynthesisRequest) -> int:
-    """Guess a prompt's length without the tokenizer; costs are learnt on the same guess."""
-    text = len(request.text.encode())
-    frames = 0
-    for turn in request.turns:
-        text += len(turn.text.encode())
-        frames += turn.codes.shape[1]
-    return 1 + text // BYTES_PER_POSITION + frames
 
 
 def estimate_frames(request: SynthesisRequest, cost: CostModel) -> int:

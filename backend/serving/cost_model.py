@@ -1,12 +1,14 @@
 """What the engine's stages cost, learnt while it works.
 
 The figures decide whether a prefill fits into the listeners' buffers, so they lean to the dear
-side: a dearer reading counts at once, a cheaper one slowly.
+side: a dearer reading counts at once, a cheaper one slowly. The first readings of a size are
+another matter: what is done for the first time pays for things that never come again.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +25,19 @@ FALL = 0.05
 MAX_JUMP = 4.0
 """A single reading counts as at most this many times the average: it may be a hiccup."""
 
+NUM_FIRST = 4
+"""So many readings of a size count as its first."""
+
+COLD_FACTOR = 2.5
+"""A first reading so many times as dear as one that follows was cold, and is forgotten. (Sizes that
+share an average differ by less than 2.)"""
+
+FIRST_FRAMES = (1, 2, 4, 8)
+"""Choices for a stream's first chunk."""
+
+MAX_FIRST_SHARE = 0.8
+"""Making as many frames again takes at most this share of the time that a first chunk lasts."""
+
 GUESSED_FRAMES_PER_CHAR = 1.5
 """Until measured: people speak about 15 characters a second, the codec has about 21 frames."""
 
@@ -32,6 +47,7 @@ class CostCurve:
 
     def __init__(self) -> None:
         self._points: dict[int, tuple[float, float]] = {}
+        self._counts: Counter[int] = Counter()
         self._sizes: list[float] = []
         self._costs: list[float] = []
 
@@ -43,12 +59,17 @@ class CostCurve:
     def observe(self, size: int, seconds: float) -> None:
         """Take a measurement of an input of ``size`` > 0."""
         bucket = size.bit_length()
+        self._counts[bucket] += 1
         if bucket not in self._points:
-            self._points[bucket] = (float(size), seconds)
+            expected_s = self.predict(size)
+            likely_s = min(seconds, MAX_JUMP * expected_s) if expected_s > 0 else seconds
+            self._points[bucket] = (float(size), likely_s)
         else:
             mean_size, mean_s = self._points[bucket]
             reading = min(seconds, MAX_JUMP * mean_s)
             weight = RISE if reading > mean_s else FALL
+            if COLD_FACTOR * reading <= mean_s and self._counts[bucket] <= NUM_FIRST:
+                weight = 1.0
             mean_size += weight * (size - mean_size)
             self._points[bucket] = (mean_size, mean_s + weight * (reading - mean_s))
         points = sorted(self._points.values())
@@ -114,6 +135,18 @@ class CostModel:
     def sustained_s(self, rows: int) -> float:
         """Expect seconds for one frame of each of ``rows`` once chunks are large."""
         return self.step.predict(rows) + rows * self.codec.least_rate()
+
+    def first_frames(self, rows: int) -> int:
+        """Give the size of a stream's first chunk among ``rows`` streams.
+
+        It is the smallest that lasts until as many frames again are made and decoded for all: 1 on
+        a fast machine, more where single frames are dear.
+        """
+        for num_frames in FIRST_FRAMES:
+            needed_s = num_frames * self.step.predict(rows) + self.codec.predict(num_frames * rows)
+            if needed_s <= MAX_FIRST_SHARE * num_frames * self.frame_s:
+                return num_frames
+        return FIRST_FRAMES[-1]
 
     def note_spoken(self, num_chars: int, num_frames: int) -> None:
         """Learn from a text that was spoken to its end."""

@@ -1,9 +1,9 @@
 """Who goes first: the decisions of one round, as functions of its state.
 
 Two policies. ``FifoPolicy`` takes everything in turn. ``DeadlinePolicy`` looks at what each
-listener still has to play: the one that would run dry first goes first, and a prefill starts only
-when everybody's buffer outlasts it. Whole files have no listener in that sense: they fill what time
-is left, and a little more so that they never stand still.
+listener still has to play: the one that would run dry first goes first, and prefills start only
+when everybody's buffer outlasts them. Whole files have no listener in that sense: they fill what
+time is left, and a little more so that they never stand still.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ FAIR_ROW_COST = 1.5
 """A few rows are stepped alone only if each then costs at most this many times as much."""
 
 MAX_BLOCKED_S = 2.0
-"""Longest time for which full buffers may be waited for: then one prefill starts all the same."""
+"""Buffers that have not grown for so long will not: then one prefill starts all the same."""
+
+MAX_WAIT_S = 10.0
+"""Longest time for which growing buffers may be waited for."""
+
+CROWD_FRAMES = 6.0
+"""Prompts that take at most so many frames' durations together are all read in one round."""
+
+BURST_FRAMES = 3.0
+"""Of more prompts a round takes those of so many frames' durations: who was admitted waits for
+them, and those of one round need their next sound at the same time."""
 
 FILE_STEP_S = 0.25
 """A whole file gets a step at least so often, whoever else is in need."""
@@ -59,9 +69,9 @@ class Policy(Protocol):
         ...
 
     def pick_waiting(
-        self, waiting: list[Sequence], running: Collection[Sequence], now: float
-    ) -> Sequence | None:
-        """Choose who is admitted now, if anybody. A slot is free, and ``waiting`` is sorted."""
+        self, waiting: list[Sequence], running: Collection[Sequence], now: float, num_free: int
+    ) -> list[Sequence]:
+        """Choose who is admitted now, at most ``num_free``. ``waiting`` is sorted."""
         ...
 
     def pick_rows(
@@ -85,10 +95,10 @@ class FifoPolicy:
         return sequence.submitted_at
 
     def pick_waiting(
-        self, waiting: list[Sequence], running: Collection[Sequence], now: float
-    ) -> Sequence | None:
+        self, waiting: list[Sequence], running: Collection[Sequence], now: float, num_free: int
+    ) -> list[Sequence]:
         """Choose the oldest."""
-        return waiting[0] if waiting else None
+        return waiting[: min(1, num_free)]
 
     def pick_rows(
         self, running: Iterable[Sequence], waiting: list[Sequence], now: float
@@ -113,7 +123,7 @@ class DeadlinePolicy:
     def __init__(self, cost: CostModel) -> None:
         self._cost = cost
         self._margin_s = MARGIN_FRAMES * cost.frame_s
-        self._blocked_since: float | None = None
+        self._growth = _Growth()
 
     def due_at(self, sequence: Sequence) -> float:
         """Give now for a new stream, the end of its buffer for one that goes on, later for a file.
@@ -127,25 +137,48 @@ class DeadlinePolicy:
         return sequence.submitted_at + max(0.0, buffered_s - ready_s)
 
     def pick_waiting(
-        self, waiting: list[Sequence], running: Collection[Sequence], now: float
-    ) -> Sequence | None:
-        """Choose the first whose prefill ends before anybody runs dry.
+        self, waiting: list[Sequence], running: Collection[Sequence], now: float, num_free: int
+    ) -> list[Sequence]:
+        """Choose those whose prefills, together, end before anybody runs dry.
 
-        The very first goes after ``MAX_BLOCKED_S`` in any case.
+        When none does and the buffers do not grow any more, the first goes all the same.
         """
-        if not waiting:
-            return None
+        if not waiting or num_free <= 0:
+            return []
         buffer_s = smallest_buffer_s(running, now)
-        for sequence in waiting[:LOOK_AHEAD]:
-            if self._admission_s(sequence, len(running)) <= buffer_s:
-                self._blocked_since = None
-                return sequence
-        if self._blocked_since is None:
-            self._blocked_since = now
-        if now - self._blocked_since < MAX_BLOCKED_S:
-            return None
-        self._blocked_since = None
-        return waiting[0]
+        chosen = self._fitting_prompts(waiting, len(running), buffer_s, num_free)
+        if not chosen and self._growth.has_stopped(buffer_s, now):
+            chosen = waiting[:1]
+        if chosen:
+            self._growth = _Growth()
+        return chosen
+
+    def _fitting_prompts(
+        self, waiting: list[Sequence], num_running: int, buffer_s: float, num_free: int
+    ) -> list[Sequence]:
+        """Take one that fits and, if all are short, as many as the buffers and a burst bear."""
+        crowd_s = sum(self._prefill_s(sequence) for sequence in waiting[:num_free])
+        is_quick = crowd_s <= CROWD_FRAMES * self._cost.frame_s
+        burst_s = (CROWD_FRAMES if is_quick else BURST_FRAMES) * self._cost.frame_s
+        chosen: list[Sequence] = []
+        spent_s = 0.0
+        num_skipped = 0
+        for sequence in waiting:
+            prefill_s = self._prefill_s(sequence)
+            rows = num_running + len(chosen) + 1
+            # those of a burst run dry all at once, so their second chunks must fit in as well
+            num_rounds = 2 if chosen else 1
+            needed_s = spent_s + prefill_s + num_rounds * self._cost.round_s(rows) + self._margin_s
+            is_burst = prefill_s <= self._cost.frame_s and spent_s + prefill_s <= burst_s
+            can_follow = is_burst and self._cost.prefill.is_known
+            if needed_s <= buffer_s and (can_follow or not chosen):
+                chosen.append(sequence)
+                spent_s += prefill_s
+            else:
+                num_skipped += 1
+            if len(chosen) == num_free or num_skipped == LOOK_AHEAD:
+                break
+        return chosen
 
     def pick_rows(
         self, running: Iterable[Sequence], waiting: list[Sequence], now: float
@@ -182,6 +215,7 @@ class DeadlinePolicy:
         # a prefill waits for buffers, so what is made goes out to fill them
         flush_at = max(urgent_at, now + self._longest_admission_s(waiting, running, now))
         due: list[tuple[float, Sequence]] = []
+        early_at = flush_at + MAX_CODEC_FRAMES * cost.frame_s
         for sequence in running:
             playback = sequence.playback
             if sequence.has_chunk_due:
@@ -192,7 +226,7 @@ class DeadlinePolicy:
             elif (
                 playback is not None
                 and playback.dry_at is not None
-                and playback.dry_at <= flush_at
+                and playback.dry_at <= early_at
                 and sequence.credit > 0
                 and len(sequence.frames) >= sequence.least_frames
                 and sequence.has_taken_all
@@ -204,12 +238,13 @@ class DeadlinePolicy:
             MAX_CODEC_FRAMES * cost.frame_s,
         )
         can_wait = any(sequence.can_step for sequence in running)
-        return self._fitting(due, urgent_at, limit_s, can_wait=can_wait)
+        return self._fitting(due, urgent_at, flush_at, limit_s, can_wait=can_wait)
 
     def _fitting(
         self,
         due: list[tuple[float, Sequence]],
         urgent_at: float,
+        flush_at: float,
         limit_s: float,
         *,
         can_wait: bool,
@@ -217,24 +252,31 @@ class DeadlinePolicy:
         """Take the urgent ones and then, in order, as many as the codec can do in ``limit_s``.
 
         At least one, unless there is other work: with ``can_wait`` a large one waits for its time.
+        Many that run dry at once are decoded one after another, so the last is urgent the earliest.
         """
         predict = self._cost.codec.predict
         chosen: list[Sequence] = []
-        total = 0
+        total = ahead = 0
         for dry_at, sequence in due:
             num_frames = min(len(sequence.frames), sequence.chunk_frames)
-            is_urgent = dry_at - predict(num_frames) <= urgent_at
+            ahead += num_frames
+            begin_at = dry_at - predict(ahead)
+            if begin_at > flush_at and not sequence.has_chunk_due:
+                continue
+            is_urgent = begin_at <= urgent_at
             fits = predict(total + num_frames) <= limit_s
             if is_urgent or fits or not (chosen or can_wait):
                 chosen.append(sequence)
                 total += num_frames
         return chosen
 
+    def _prefill_s(self, sequence: Sequence) -> float:
+        is_spoken = sequence.request.codes is None
+        return self._cost.prefill.predict(sequence.num_positions) if is_spoken else 0.0
+
     def _admission_s(self, sequence: Sequence, num_running: int) -> float:
         """Expect how long the others get nothing if ``sequence`` is admitted."""
-        is_spoken = sequence.request.codes is None
-        prefill_s = self._cost.prefill.predict(sequence.num_positions) if is_spoken else 0.0
-        return prefill_s + self._cost.round_s(num_running + 1) + self._margin_s
+        return self._prefill_s(sequence) + self._cost.round_s(num_running + 1) + self._margin_s
 
     def _longest_admission_s(
         self, waiting: list[Sequence], running: Collection[Sequence], now: float
@@ -252,6 +294,23 @@ class DeadlinePolicy:
             default=0.0,
         )
         return needed_s if made_s >= needed_s else 0.0
+
+
+class _Growth:
+    """Whether the smallest of the listeners' buffers still grows while a prefill waits for it."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._largest_s = float("-inf")
+        self._grown_at = 0.0
+
+    def has_stopped(self, buffer_s: float, now: float) -> bool:
+        """Take the next reading; True means that waiting longer helps nobody."""
+        if self._since is None:
+            self._since = now
+        if buffer_s > self._largest_s:
+            self._largest_s, self._grown_at = buffer_s, now
+        return now - self._grown_at >= MAX_BLOCKED_S or now - self._since >= MAX_WAIT_S
 
 
 def _in_need(

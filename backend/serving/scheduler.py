@@ -1,7 +1,7 @@
 """What the engine does next.
 
-One ``step`` admits at most one waiting sequence, draws one frame for each of a batch of running
-ones and decodes a batch of chunks. Who that is, a policy decides (``policy.py``); this file carries
+One ``step`` admits waiting sequences, draws one frame for each of a batch of running ones and
+decodes a batch of chunks. Who that is, a policy decides (``policy.py``); this file carries
 it out, learns what it cost and keeps the states. A request is cancelled within one step, and a
 listener that does not keep up pauses only itself.
 """
@@ -19,7 +19,6 @@ from backend.core.errors import DeadlineExceededError, GenerationError, TTSError
 from backend.core.types import AudioChunk, FinishReason
 from backend.serving.admission import (
     estimate_frames,
-    estimate_positions,
     forecast,
     refusal,
     time_limit_s,
@@ -28,6 +27,7 @@ from backend.serving.cost_model import CostModel
 from backend.serving.limits import SchedulerLimits
 from backend.serving.playback import PlaybackClock
 from backend.serving.policy import DeadlinePolicy, FifoPolicy
+from backend.serving.prompts import KnownPrompts, PromptShape
 from backend.serving.sequence import Sequence, SequenceStatus
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Scheduler:
         self.cost = CostModel(1 / engine.info.frame_rate, timings)
         is_fifo = self._limits.scheduling == "fifo"
         self._policy: Policy = FifoPolicy() if is_fifo else DeadlinePolicy(self.cost)
+        self._prompts = KnownPrompts(engine)
         self._waiting: list[Sequence] = []
         """Sorted by ``due_at``."""
         self._running: dict[str, Sequence] = {}
@@ -132,7 +133,7 @@ class Scheduler:
             True ``idle_s`` tells whether that is so for a while.
         """
         self._give_up_late_ones()
-        is_admitting = self._admit_one()
+        is_admitting = self._admit()
         is_stepping = self._decode_step()
         is_decoding = self._decode_chunks()
         for sequence in [s for s in self._running.values() if s.is_done]:
@@ -146,15 +147,17 @@ class Scheduler:
         if request.stream:
             frame_s = self.cost.frame_s / request.speed
             playback = PlaybackClock(frame_s, now, request.buffered_s or 0.0)
+        prompt = PromptShape.of(request)
         return Sequence(
             request,
             listener,
+            prompt=prompt,
             max_credit=self._listener_credit,
             max_chunk_frames=self._max_chunk_frames,
             submitted_at=now,
             due_at=now,
             playback=playback,
-            num_positions=estimate_positions(request),
+            num_positions=self._prompts.num_read(prompt),
             num_expected=estimate_frames(request, self.cost),
         )
 
@@ -181,29 +184,34 @@ class Scheduler:
             return None
         now = self._clock()
         next_at = min(sequence.deadline_at for sequence in self._waiting)
-        if self._has_free_slot:  # the policy holds a prefill back until buffers allow it
+        if self._num_free:  # the policy holds a prefill back until buffers allow it
             next_at = min(next_at, now + self.cost.frame_s / 2)
         return max(0.0, next_at - now)
 
     @property
-    def _has_free_slot(self) -> bool:
-        return len(self._running) < self._engine.max_slots
+    def _num_free(self) -> int:
+        return self._engine.max_slots - len(self._running)
 
     def _admissible(self) -> list[Sequence]:
-        return self._waiting if self._has_free_slot else []
+        return self._waiting if self._num_free else []
 
-    def _admit_one(self) -> bool:
+    def _admit(self) -> bool:
         now = self._clock()
-        sequence = self._policy.pick_waiting(self._admissible(), self._running.values(), now)
-        if sequence is None:
-            return False
+        chosen = self._policy.pick_waiting(
+            self._waiting, self._running.values(), now, self._num_free
+        )
+        for sequence in chosen:
+            self._admit_one(sequence)
+        return bool(chosen)
+
+    def _admit_one(self, sequence: Sequence) -> None:
+        now = self._clock()
         self._waiting.remove(sequence)
         sequence.queue_s = now - sequence.submitted_at
         sequence.listener.began()
         with self._failing([sequence]):
             self._open(sequence, now)
             self._running[sequence.request.request_id] = sequence
-        return True
 
     def _open(self, sequence: Sequence, started: float) -> None:
         request = sequence.request
@@ -216,9 +224,17 @@ class Scheduler:
         else:
             sequence.slot = self._engine.prefill(request.text, request.turns, request.sampling)
             sequence.prefill_s = self._clock() - started
-            self.cost.prefill.observe(sequence.num_positions, sequence.prefill_s)
+            self._learn_prefill(sequence)
             sequence.status = SequenceStatus.RUNNING
         sequence.served_at = started
+        sequence.begin_with(self.cost.first_frames(len(self._running) + 1))
+
+    def _learn_prefill(self, sequence: Sequence) -> None:
+        num_read, has_news = self._prompts.note(sequence.prompt)
+        self.cost.prefill.observe(num_read, sequence.prefill_s)
+        if has_news:  # those of the same voice have less to read now
+            for other in self._waiting:
+                other.num_positions = self._prompts.num_read(other.prompt)
 
     def _decode_step(self) -> bool:
         started = self._clock()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from backend.core.types import FinishReason, SynthesisSummary
+from backend.serving.prompts import NO_PROMPT, PromptShape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,13 +63,14 @@ class Sequence:
         submitted_at: Clock reading, seconds.
         due_at: While waiting: clock reading by which it should be admitted. Lowest goes first.
         playback: What the listener of a stream still has; None for a whole file.
-        num_positions: The prompt's estimated length.
+        prompt: What the prompt is made of.
+        num_positions: Positions of it that probably have to be read.
         num_expected: Frames that will probably come.
         deadline_at: Clock reading after which it is given up; moves while the listener pauses it.
         served_at: Clock reading of the last work on it.
         credit: Chunks the listener will still take.
         paused_at: Clock reading at which the credit ran out, or None.
-        chunk_frames: Frames of the next chunk: 1, 2, 4, ... in a stream, the largest otherwise.
+        chunk_frames: Frames of the next chunk: doubling in a stream, the largest otherwise.
         least_frames: A chunk that is sent early, to bridge a gap, has at least so many frames.
         slot: Held while running or draining.
         frames: Frames drawn and not yet decoded, each ``[K]``.
@@ -82,6 +84,7 @@ class Sequence:
     submitted_at: float
     due_at: float
     playback: PlaybackClock | None = None
+    prompt: PromptShape = NO_PROMPT
     num_positions: int = 0
     num_expected: int = 0
     deadline_at: float = float("inf")
@@ -105,6 +108,13 @@ class Sequence:
         self.credit = self.max_credit
         starts_small = self.playback is not None and self.playback.dry_at is None
         self.chunk_frames = FIRST_CHUNK_FRAMES if starts_small else self.max_chunk_frames
+
+    def begin_with(self, num_frames: int) -> None:
+        """Make a stream's first chunk larger: a slow machine needs the time it gains by that."""
+        if self.playback is not None:
+            num_frames = min(num_frames, self.max_chunk_frames)
+            self.least_frames = max(self.least_frames, num_frames)
+            self.chunk_frames = max(self.chunk_frames, num_frames)
 
     @property
     def can_step(self) -> bool:

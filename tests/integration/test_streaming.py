@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 
-from backend.app import create_app
+from backend.app import create_app, server_config
 from tests.conftest import MakeSettings, file_of, serve, tone, until_open
 from tests.fakes import FAKE_INFO, FakeEngineClient
 
@@ -155,6 +157,47 @@ async def test_health_answers_while_the_model_loads(
         await until_open(app)
         assert (await http.get("/health/ready")).status_code == 200
         assert (await http.post("/tts", json=HELLO)).status_code == 200
+
+
+async def refused(http: httpx.AsyncClient, url: str) -> None:
+    """Ask until nobody listens any more."""
+    with contextlib.suppress(httpx.TransportError):
+        while True:
+            await http.get(url)
+
+
+async def test_shutdown_lets_speech_end_and_takes_nothing_new(
+    make_settings: MakeSettings, engine: FakeEngineClient
+):
+    engine.permits = asyncio.Semaphore(1)
+    app = create_app(make_settings(), engine)
+    served = AsyncExitStack()
+    grace_s = server_config(app, make_settings()).timeout_graceful_shutdown
+    address = await served.enter_async_context(serve(app, timeout_graceful_shutdown=grace_s))
+    await until_open(app)
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=30) as http,
+        http.stream("POST", f"{address}/tts", json=HELLO) as answer,
+    ):
+        chunks = answer.aiter_bytes()
+        heard = await anext(chunks)
+        stopping = asyncio.create_task(served.aclose())
+        await refused(http, f"{address}/health")
+        assert not stopping.done()
+        for _ in range(1000):
+            engine.permits.release()
+        heard += b"".join([chunk async for chunk in chunks])
+    await stopping
+    assert len(heard) == ALL_BYTES
+    assert engine.status().state == "closed"
+
+
+def test_the_setting_decides_how_long_speech_may_end(
+    make_settings: MakeSettings, engine: FakeEngineClient
+):
+    settings = make_settings(shutdown_grace_s=7)
+    config = server_config(create_app(settings, engine), settings)
+    assert config.timeout_graceful_shutdown == 7
 
 
 async def test_shutdown_ends_speech_that_is_under_way(

@@ -123,6 +123,18 @@ def test_a_megabyte_of_one_run_is_tokenized_at_once(byte_tokenizer: Tokenizer, t
     assert byte_tokenizer.encode(text) == list(text.encode())
 
 
+def test_a_text_that_comes_again_is_not_tokenized_again(
+    tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tiny.encode("the voice says this")
+    first_copy = list(first)
+    first.append(-1)  # what a caller does with its list is its own affair
+    monkeypatch.setattr("backend.models.tokenizer._pieces", lambda text: iter(()))
+    assert tiny.encode("the voice says this") == first_copy
+    assert tiny.encode("another text") == []
+    assert tiny.encode("the voice says this. " * 200) == []  # long ones are not kept
+
+
 def test_cutting_long_texts_keeps_the_tokens_of_ordinary_ones(tiny: Tokenizer) -> None:
     sentence = "The quick brown fox, 12 times (laughing)!\n"
     text = sentence * 200

@@ -271,7 +271,7 @@ def test_whatever_ends_it_the_children_are_stopped(
         raise error
 
     monkeypatch.setattr(start, "run", run)
-    monkeypatch.setattr(start, "stop_all", stopped.extend)
+    monkeypatch.setattr(start, "stop_all", lambda children, seconds: stopped.extend(children))
     assert start.main(["--ui", "none"]) == code
     assert stopped == [child]
     assert ("error: the reason" in capsys.readouterr().err) is (code == 1)

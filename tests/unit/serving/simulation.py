@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backend.core.contract import FrameChunk, StepResult
+from backend.core.contract import FrameChunk, StageTiming, StepResult
 from backend.core.types import (
     AudioChunk,
     CacheCounters,
@@ -73,12 +73,16 @@ class SimulatedEngine:
     clock: Clock
     costs: Costs = GPU
     max_slots: int = 64
+    is_timed: bool = True
+    keeps_prompts: bool = False
+    kept: set[tuple[str, int, int]] = field(default_factory=set)
+    misses: int = 0
     info: EngineInfo = INFO
     left: dict[int, int] = field(default_factory=dict)
     calls: list[tuple[str, float]] = field(default_factory=list)
 
     def cache_counters(self) -> dict[str, CacheCounters]:
-        return {}
+        return {"prefix_kv": CacheCounters(0, self.misses, 0, len(self.kept), 0, 0)}
 
     def clear_caches(self) -> dict[str, int]:
         return {}
@@ -88,6 +92,18 @@ class SimulatedEngine:
         self.clock.now += milliseconds / 1000
 
     def warm_up(self) -> None: ...
+
+    def warm_up_timings(self) -> list[StageTiming]:
+        if not self.is_timed:
+            return []
+        call, row, frame = self.costs.codec
+        read, position = self.costs.prefill
+        step, step_row = self.costs.step
+        sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= self.max_slots]
+        steps = [StageTiming("decode_step", n, (step + step_row * n) / 1000) for n in sizes]
+        codec = [StageTiming("decode_frames", n, (call + (row + frame) * n) / 1000) for n in sizes]
+        prefills = [StageTiming("prefill", n, (read + position * n) / 1000) for n in (20, 240)]
+        return [*steps, *codec, *prefills]
 
     def close(self) -> None: ...
 
@@ -106,7 +122,15 @@ class SimulatedEngine:
         return slot
 
     def prefill(self, text: str, turns: Sequence[Turn], sampling: SamplingParams) -> int:
-        positions = 20 + sum(turn.codes.shape[1] for turn in turns)
+        positions = 1 + len(text) // 3
+        for idx, turn in enumerate(turns):
+            key = (turn.text, turn.codes.shape[1], idx)
+            if key in self.kept:
+                continue
+            if self.keeps_prompts:
+                self.kept.add(key)
+            self.misses += 1
+            positions += turn.codes.shape[1]
         self._work("prefill", self.costs.prefill[0] + self.costs.prefill[1] * positions)
         slot = self.open_slot()
         self.left[slot] = int(text)
@@ -193,15 +217,19 @@ class Arrival:
 
 @dataclass
 class Room:
-    """An engine, a scheduler and players."""
+    """An engine, a scheduler and players. With ``is_timed`` the engine has measured itself."""
 
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
     costs: Costs = GPU
     max_slots: int = 64
+    is_timed: bool = True
+    keeps_prompts: bool = False
 
     def __post_init__(self) -> None:
         self.clock = Clock()
-        self.engine = SimulatedEngine(self.clock, self.costs, self.max_slots)
+        self.engine = SimulatedEngine(
+            self.clock, self.costs, self.max_slots, self.is_timed, self.keeps_prompts
+        )
         self.scheduler = Scheduler(self.engine, 32, 4, self.clock, self.limits)
         self.players: list[Player] = []
 

@@ -34,6 +34,14 @@ def test_streams_beyond_what_the_engine_can_supply_are_refused_and_the_others_ar
     assert gaps(Room(SchedulerLimits(), CPU).play(arrivals)) > 100
 
 
+def test_a_first_burst_after_a_start_is_not_admitted_blindly():
+    arrivals = [Arrival(0.0, 600, 50) for _ in range(24)]
+    blind = Room(REFUSE, CPU, is_timed=False).play(arrivals)
+    assert sum(player.error is None for player in blind) == 24
+    seeing = Room(REFUSE, CPU).play(arrivals)
+    assert 4 <= sum(player.error is None for player in seeing) <= 12
+
+
 def test_a_refusal_tells_the_forecast_and_when_to_come_back():
     room = Room(replace(REFUSE, max_ttfa_s=0.5), GPU, max_slots=1)
     room.play([Arrival(0.0, 30), Arrival(0.0, 100)], until=1.0)  # learns what things cost

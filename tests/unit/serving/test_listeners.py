@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from backend.core.types import SynthesisRequest
@@ -10,6 +13,9 @@ from tests.unit.serving.simulation import CPU, GPU, Arrival, Costs, Player, Room
 
 FIFO = SchedulerLimits(scheduling="fifo")
 DEADLINE = SchedulerLimits(scheduling="deadline")
+LARGE_CARD = Costs(prefill=(2.0, 0.02), step=(1.2, 0.02), codec=(1.2, 0.03, 0.06))
+SLOW = Costs(step=(38.0, 0.0), codec=(12.0, 0.0, 1.0))
+"""A frame by itself takes longer than it lasts, many at once do not."""
 LONG_VOICES = Costs(prefill=(4.0, 0.2))
 """A voice of 20 s takes 90 ms to read: twice the time that a frame lasts."""
 
@@ -58,7 +64,41 @@ def test_in_turn_the_same_listeners_run_dry(num: int, within_s: float, costs: Co
 
 def test_the_first_sound_of_one_listener_takes_one_prefill_one_step_and_one_frame():
     (player,) = Room(DEADLINE).play([Arrival(0.0, 100, 200)])
-    assert player.ttfa_s == pytest.approx((4 + 0.05 * 220 + 6.1 + 2.2) / 1000)
+    assert player.ttfa_s == pytest.approx((4 + 0.05 * 223 + 6.1 + 2.2) / 1000)
+
+
+def test_a_crowd_that_comes_at_once_is_heard_soon_where_prompts_are_short():
+    arrivals = [Arrival(0.0, 215 + idx * 7 % 40, 200) for idx in range(64)]
+    room = Room(DEADLINE, LARGE_CARD, keeps_prompts=True)
+    room.play([Arrival(0.0, 20, 200)])  # the voice is known
+    players = room.play([replace(arrival, at=room.clock.now) for arrival in arrivals])
+    assert gaps(players) == 0
+    assert sorted(player.ttfa_s for player in players)[60] < 0.3
+
+
+def test_several_prompts_of_one_round_do_not_break_a_stream_that_is_heard():
+    room = Room(DEADLINE, LARGE_CARD)
+    room.play([Arrival(0.0, 900)], until=0.3)
+    crowd_of_new = [Arrival(0.3 + idx // 16 / 10, 100, 430) for idx in range(48)]
+    room.play(crowd_of_new)
+    assert gaps(room.players) == 0
+    prefills = [started for name, started in room.engine.calls if name == "prefill"]
+    steps = [started for name, started in room.engine.calls if name == "step"]
+    rounds = np.searchsorted(steps, prefills)
+    assert np.bincount(rounds).max() > 1  # several between two steps
+
+
+def test_a_voice_that_is_known_is_admitted_by_what_is_left_to_read():
+    slow = Costs(prefill=(4.0, 1.0))  # 400 ms for this voice, 10 for a text alone
+    waits: list[float] = []
+    for keeps_prompts in (True, False):
+        room = Room(DEADLINE, slow, keeps_prompts=keeps_prompts)
+        room.play([Arrival(0.0, 30, 400)])
+        start = room.clock.now
+        room.play([Arrival(start, 300), Arrival(start + 0.1, 30, 400)])
+        assert gaps(room.players) == 0
+        waits.append(room.players[-1].ttfa_s)
+    assert waits[0] < 0.1 < 0.4 < waits[1]
 
 
 def test_late_comers_are_heard_soon_although_64_are_talking():
@@ -76,7 +116,27 @@ def test_a_prefill_that_never_fits_starts_after_a_bounded_time():
     room.play([Arrival(1.0, 20, 400)])
     patient = room.players[-1]
     assert patient.summary is not None
-    assert patient.summary.queue_s <= 2.5
+    assert patient.summary.queue_s <= 11
+
+
+def test_a_prefill_waits_longer_where_buffers_still_grow():
+    # one stream takes 80 % of the time, so its buffer grows slowly towards the second's 0.8 s
+    room = Room(DEADLINE, Costs(prefill=(4.0, 2.0), step=(34.0, 0.5)))
+    players = room.play([Arrival(0.0, 600), Arrival(0.5, 50, 380)])
+    assert gaps(players) == 0
+    assert players[1].summary is not None
+    assert players[1].summary.queue_s > 2.0
+
+
+@pytest.mark.parametrize(("costs", "first"), [(GPU, 1), (CPU, 1), (SLOW, 8)])
+def test_the_first_chunk_is_as_large_as_the_machine_is_slow(costs: Costs, first: int):
+    room = Room(DEADLINE, costs)
+    player = room.arrive(Arrival(0.0, 100))
+    while player.first_at is None:
+        room.scheduler.step()
+    assert player.num_frames == first
+    room.play([])
+    assert gaps([player]) == 0
 
 
 def test_whole_files_yield_to_streams_and_are_finished_all_the_same():

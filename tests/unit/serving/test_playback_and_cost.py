@@ -64,6 +64,30 @@ def test_dearer_readings_count_at_once_and_a_hiccup_only_in_part():
     assert curve.predict(8) == pytest.approx(0.5, rel=0.01)
 
 
+def test_a_cold_first_reading_is_forgotten_and_an_odd_new_size_is_bounded():
+    curve = CostCurve()
+    curve.observe(8, 1.0)  # a kernel was compiled, say
+    curve.observe(8, 0.01)
+    assert curve.predict(8) == pytest.approx(0.01)
+    curve.observe(16, 5.0)
+    assert curve.predict(16) <= 0.1
+    for _ in range(6):
+        curve.observe(8, 0.01)
+    curve.observe(8, 0.001)  # later a single cheap one counts little
+    assert curve.predict(8) > 0.009
+
+
+@pytest.mark.parametrize(
+    ("step_s", "codec_s", "frames"), [(0.01, 0.01, 1), (0.03, 0.03, 4), (0.035, 0.1, 8), (1, 1, 8)]
+)
+def test_a_first_chunk_lasts_until_the_next_is_made(step_s: float, codec_s: float, frames: int):
+    model = CostModel(0.05)
+    model.step.observe(1, step_s)
+    for size in (1, 8):
+        model.codec.observe(size, codec_s)
+    assert model.first_frames(1) == frames
+
+
 def test_a_warm_up_teaches_the_model():
     model = CostModel(
         0.05,
