@@ -27,13 +27,14 @@ from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions
-from backend.engine.prefill_graphs import choose_prefill
+from backend.engine.prefill_graphs import SCRATCH_POSITIONS, choose_prefill
 from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
 from backend.engine.rehearsal import Rehearsal
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
 from backend.engine.steps import choose_steps
 from backend.models.checkpoint import load_dual_ar, revision
+from backend.models.host_tables import HOST_TABLES
 from backend.models.nf4_kernels import use_nf4_kernels
 from backend.models.prompt import build_prompt, turn_ends
 from backend.models.tokenizer import Tokenizer
@@ -100,8 +101,9 @@ class LoadedModel:
         """
         tokenizer = Tokenizer.from_directory(directory)
         dual_ar = load_dual_ar(
-            directory, precision.device, precision.dtype, quantization=precision.quantization
-        )
+            directory, precision.device, precision.dtype, quantization=precision.quantization,
+            is_lean=True, host_tables=HOST_TABLES[precision.host_embeddings],
+        )  # fmt: skip
         codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
         encoder = codec_setup.reference_encoder(directory)
@@ -149,11 +151,13 @@ class OptimizedEngine:
             config.head_dim,
             device,
             precision.dtype,
+            SCRATCH_POSITIONS,
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
         self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
-        self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings)
-        self._prefill = choose_prefill(model.dual_ar, self._store, settings)
+        room = codec_setup.room
+        self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings, room)
+        self._prefill = choose_prefill(model.dual_ar, self._store, room)
         self._stepper = Stepper(
             self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
             self._steps.bound_of,

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from backend.core.contract import FrameChunk  # noqa: E402
+from backend.engine.capture import GraphRoom  # noqa: E402
 from backend.engine.codec_graphs import CudaCapture  # noqa: E402
 from backend.engine.codec_precision import find_snake_kernel  # noqa: E402
 from backend.engine.decode_frames import BATCH_BUCKETS, StreamDecoder  # noqa: E402
@@ -116,7 +117,7 @@ def make_decoder(
 ) -> StreamDecoder:
     """Give streams over a codec, with graphs where there can be some."""
     graphs = graphs and codec.device.type == "cuda"
-    capture = CudaCapture(codec.device) if graphs and not args.no_graphs else None
+    capture = CudaCapture(GraphRoom(codec.device)) if graphs and not args.no_graphs else None
     decoder = StreamDecoder(codec, num_slots, 32, capture=capture)
     decoder.warm_up()
     while decoder.prepare_one():

@@ -169,6 +169,14 @@ class Settings(BaseSettings):
     num_streams: int = Field(default=1, ge=1, le=1)
     """CUDA streams. Only 1 is built so far."""
 
+    host_embeddings: Literal["none", "text", "all"] = "text"
+    """Embeddings that stay in the host; the card reads the rows it needs over the bus. `text`: 0.3
+    GB of S1-mini, `all`: 0.4 GB, with those that every frame reads. No effect on a CPU."""
+
+    encoder_on_host: bool = False
+    """Keep the encoder of recordings in the host; its layers come to the card one by one while it
+    runs. Saves 0.8 GB for S1-mini and costs tenths of a second a recording; none on a CPU."""
+
     prefix_cache_mb: int = Field(default=128, ge=0, le=1048576)
     """MiB on the model's device for what prompts leave behind: a voice that spoke before prefills
     only its text. 20 s of a voice take about 9 MiB for the pocket voice and 50 MiB for S1-mini

@@ -100,7 +100,7 @@ class _RowViews:
 
     @classmethod
     def of(cls, store: KVStore, slot: int, length: int) -> _RowViews:
-        seen = store.data[:, :, slot, None, :, : length + 1]  # [2, L, 1, G, T, D]
+        seen = store.slot_data(slot, 0, length + 1)[:, :, None]  # [2, L, 1, G, T, D]
         keys, values = seen.unbind(0)
         new_keys, new_values = seen[:, :, 0, :, length].unbind(0)
         return cls(keys.unbind(0), values.unbind(0), new_keys.unbind(0), new_values.unbind(0))
@@ -111,17 +111,19 @@ class MaskedAttention:
 
     def __init__(self, store: KVStore, slot_ids: Tensor, positions: Tensor, plan: StepPlan) -> None:
         self._store = store
-        self._slot_ids = slot_ids
-        self._positions = positions
-        self._bound = plan.length_bound
-        seen = torch.arange(plan.length_bound, device=slot_ids.device) <= positions[:, None]
-        self._mask = seen[:, None, None]
+        first = slot_ids * store.max_positions
+        self._new_rows = first + positions
+        offsets = torch.arange(plan.length_bound, device=slot_ids.device)
+        # the scratch slot, which nobody hears, may end before the bound
+        rows = (first[:, None] + offsets).clamp_(max=store.data.shape[3] - 1)
+        self._rows, self._shape = rows.flatten(), rows.shape
+        self._mask = (offsets <= positions[:, None])[:, None, None]
 
     def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``StepAttention``."""
         keys, values = self._store.data[0, layer_idx], self._store.data[1, layer_idx]
-        keys[self._slot_ids, :, self._positions] = k
-        values[self._slot_ids, :, self._positions] = v
-        k_seen = keys[:, :, : self._bound].index_select(0, self._slot_ids)
-        v_seen = values[:, :, : self._bound].index_select(0, self._slot_ids)
+        keys[:, self._new_rows] = k.transpose(0, 1)
+        values[:, self._new_rows] = v.transpose(0, 1)
+        k_seen = keys.index_select(1, self._rows).unflatten(1, self._shape).transpose(0, 1)
+        v_seen = values.index_select(1, self._rows).unflatten(1, self._shape).transpose(0, 1)
         return grouped_attention(q[:, :, None], k_seen, v_seen, self._mask).flatten(1)

@@ -1,15 +1,17 @@
-"""A step of the engine as a CUDA graph."""
+"""Steps of the engine as CUDA graphs, all of them in one room of the card's memory."""
 
 from __future__ import annotations
 
+import gc
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -39,41 +41,84 @@ class Replay(Generic[T]):
         return self.result
 
 
-def captured(step: Callable[[], T], device: torch.device, pool: object) -> Callable[[], T]:
-    """Run ``step`` a few times on a side stream, then capture it.
+class GraphRoom:
+    """The memory in which all graphs of an engine keep what they compute on the way.
+
+    Graphs of one room never run at the same time, so what one of them needs is free for all others:
+    the room is as large as the largest. Everything is captured on one stream, because the
+    allocator and the matrix libraries keep memory for each stream apart.
 
     Args:
-        step: Reads nothing back; touches only what may be touched now (the scratch slot).
         device: A card.
-        pool: Of ``torch.cuda.graph_pool_handle``; graphs that share it never run at the same time.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.MemPool()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Run what is inside in this room, too. Nothing that it makes may be used afterwards."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool, self.device):
+            yield
+        current.wait_stream(self._stream)
+
+    def capture(
+        self, step: Callable[[], T], num_runs: int = _RUNS_BEFORE_CAPTURE
+    ) -> tuple[torch.cuda.CUDAGraph, T]:
+        """Run ``step`` a few times, then capture it.
+
+        Args:
+            step: Reads nothing back; touches only what may be touched now (the scratch slot).
+            num_runs: Runs before.
+
+        Returns:
+            The graph and what ``step`` gave, whose memory stays its own.
+
+        Raises:
+            torch.OutOfMemoryError: There is no room for what the step computes on the way.
+        """
+        with self.working():
+            for _ in range(num_runs):
+                step()
+        graph = torch.cuda.CUDAGraph()
+        with _no_garbage_collection(), torch.cuda.stream(self._stream):
+            # thread_local: other threads may use the card meanwhile
+            graph.capture_begin(pool=self._pool.id, capture_error_mode="thread_local")
+            try:
+                result = step()
+            finally:
+                graph.capture_end()
+        return graph, result
+
+
+def captured(step: Callable[[], T], room: GraphRoom) -> Callable[[], T]:
+    """Capture ``step`` in ``room``, see ``GraphRoom.capture``.
 
     Returns:
         The replay, or ``step`` itself where there is no memory for one; a warning tells so.
     """
     try:
-        return _replay(step, device, pool)
+        graph, result = room.capture(step)
     except torch.OutOfMemoryError:
         _log.warning(
             "no memory for a CUDA graph of the transformer: this size runs eagerly, which is "
             "slower; use fewer MAX_SLOTS, a smaller MAX_SEQ_LEN, or QUANTIZATION"
         )
         return step
-
-
-def _replay(step: Callable[[], T], device: torch.device, pool: object) -> Replay[T]:
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(_RUNS_BEFORE_CAPTURE):
-            step()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: other threads may use the card meanwhile
-    with torch.cuda.graph(
-        graph,
-        pool=pool,  # pyright: ignore[reportArgumentType]
-        stream=stream,
-        capture_error_mode="thread_local",
-    ):
-        result = step()
     return Replay(graph, result, step)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A graph that is collected meanwhile would end the capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

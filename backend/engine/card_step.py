@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from backend.engine.capture import GraphRoom
     from backend.engine.decode_step import FrameDecoder
     from backend.models.dual_ar import DualAR
 
@@ -55,14 +56,14 @@ def bound_of(length: int, max_positions: int) -> int:
 
 
 def choose_card_step(
-    decoder: FrameDecoder, model: DualAR, *, has_graphs: bool, is_fused: bool
+    decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool
 ) -> CardStep:
     """Choose how steps run on the card that ``model`` is on.
 
     Args:
         decoder: The plain step.
         model: Its network, with its tokens bound.
-        has_graphs: The setting ``CUDA_GRAPHS``.
+        room: Where graphs are captured; None runs the same steps eagerly.
         is_fused: The setting ``FUSED_KERNELS``.
     """
     decoder = replace(decoder, attention=MaskedAttention)
@@ -71,7 +72,7 @@ def choose_card_step(
     make = _plain_maker(decoder)
     if is_fused and reason is None:
         make = _fused_maker(decoder, model)
-    steps = BoundSteps(make, decoder, has_graphs=has_graphs)
+    steps = BoundSteps(make, decoder, room)
     return CardStep(steps.run, steps.warm_up, notes)
 
 
@@ -81,21 +82,19 @@ class BoundSteps:
     Args:
         make: Binds a step to a tensor of slot numbers.
         decoder: Whose slots they are.
-        has_graphs: Whether the bound steps are captured.
+        room: Where the bound steps are captured; None leaves them as they are.
     """
 
     def __init__(
         self,
         make: Callable[[Tensor, StepPlan], Callable[[], Tensor]],
         decoder: FrameDecoder,
-        *,
-        has_graphs: bool,
+        room: GraphRoom | None,
     ) -> None:
         self._make = make
         self._store = decoder.store
-        self._has_graphs = has_graphs
+        self._room = room
         self._steps: dict[StepPlan, tuple[Tensor, Callable[[], Tensor]]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if has_graphs else None
 
     @property
     def num_steps(self) -> int:
@@ -127,9 +126,8 @@ class BoundSteps:
     def _bind(self, key: StepPlan) -> tuple[Tensor, Callable[[], Tensor]]:
         ids = self._store.lengths.new_full((key.num_rows,), self._store.scratch_slot)
         step = self._make(ids, key)
-        if self._has_graphs:  # every row is the scratch slot, so no sequence is touched
-            return ids, captured(step, ids.device, self._pool)
-        return ids, step
+        # every row is the scratch slot, so no sequence is touched
+        return ids, step if self._room is None else captured(step, self._room)
 
 
 def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:

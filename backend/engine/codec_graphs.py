@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from backend.engine.capture import GraphRoom
+
     Step: TypeAlias = Callable[[Tensor, Tensor], Tensor]
     """Codes ``[B, K, f]`` and rows ``[B]`` to samples ``[B, S]``, all on the device."""
 
@@ -63,34 +65,21 @@ class _Bound:
 
 
 class CudaCapture:
-    """Captures steps on one card, into one memory pool."""
+    """Captures steps on one card, in the room of all its graphs."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, room: GraphRoom) -> None:
+        self._room = room
 
     def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
-        """Run ``step`` a few times on a side stream, then capture it."""
-        graph = torch.cuda.CUDAGraph()
+        """Run ``step`` a few times, then capture it."""
         # Shapes are fixed here, so cuDNN may measure its algorithms once and keep the fastest.
         with (
-            torch.cuda.device(self._device),
+            torch.cuda.device(self._room.device),
             torch.backends.cudnn.flags(
                 enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32
             ),
         ):
-            current = torch.cuda.current_stream(self._device)
-            self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                for _ in range(_RUNS_BEFORE_CAPTURE):
-                    step(codes, rows)
-            current.wait_stream(self._stream)
-            # thread_local: other threads may use the card meanwhile.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
-                samples = step(codes, rows)
+            graph, samples = self._room.capture(lambda: step(codes, rows), _RUNS_BEFORE_CAPTURE)
 
         def replay() -> Tensor:
             graph.replay()

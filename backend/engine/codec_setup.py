@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.engine.backends import set_backends
+from backend.engine.capture import GraphRoom
 from backend.engine.codec_graphs import CudaCapture
 from backend.engine.codec_precision import (
     CodecPrecision,
@@ -37,6 +38,8 @@ class CodecSetup:
         capture: Makes CUDA graphs of the streaming step, or None.
         max_frames: Most frames of a stream in one go.
         batching: Whether streams are decoded together.
+        room: Where all graphs of the engine are captured, or None for the eager path.
+        is_encoder_on_host: Whether the encoder's weights stay in the host.
         notes: The choices, for people.
     """
 
@@ -45,6 +48,8 @@ class CodecSetup:
     capture: Capture | None
     max_frames: int
     batching: bool
+    room: GraphRoom | None = None
+    is_encoder_on_host: bool = False
     notes: tuple[str, ...] = ()
 
     def load_decoder(self, directory: Path) -> Codec:
@@ -63,7 +68,10 @@ class CodecSetup:
         Raises:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
-        return ReferenceEncoder(directory, self.precision.device, self.snake)
+        return ReferenceEncoder(
+            directory, self.precision.device, self.snake,
+            is_on_host=self.is_encoder_on_host, room=self.room,
+        )  # fmt: skip
 
     def stream_decoder(self, codec: Codec, num_slots: int) -> StreamDecoder:
         """Give ``num_slots`` streams over a codec that ``load_decoder`` loaded."""
@@ -76,12 +84,14 @@ def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
     """Choose by settings and machine, and set PyTorch's process-wide flags."""
     precision = choose_codec_precision(settings.codec_precision, device)
     snake, snake_notes = find_snake_kernel(device) if settings.codec_fused else (None, ())
-    capture = CudaCapture(device) if settings.cuda_graphs and device.type == "cuda" else None
+    room = GraphRoom(device) if settings.cuda_graphs and device.type == "cuda" else None
     return CodecSetup(
         precision=precision,
         snake=snake,
-        capture=capture,
+        capture=None if room is None else CudaCapture(room),
         max_frames=settings.chunk_size,
         batching=settings.codec_batching,
+        room=room,
+        is_encoder_on_host=settings.encoder_on_host and device.type == "cuda",
         notes=(*set_backends(precision), *precision.notes, *snake_notes),
     )

@@ -90,7 +90,7 @@ class SlowRow:
     __slots__ = ("keys", "new", "scores", "values", "weights")
 
     def __init__(self, store: KVStore, slot: int, length: int, room: Tensor) -> None:
-        seen = store.data[:, :, slot, :, : length + 1]  # [2, L, G, T, D]
+        seen = store.slot_data(slot, 0, length + 1)  # [2, L, G, T, D]
         self.new = seen[:, :, :, length].unbind(1)
         self.keys = seen[0].transpose(-1, -2).unbind(0)
         self.values = seen[1].unbind(0)

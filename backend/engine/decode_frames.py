@@ -34,9 +34,16 @@ FRAME_BUCKETS = (1, 2, 4, 8, 16, 32)
 MOST_FRAMES_AT_ONCE = 128
 """Frames of all streams of a batch together. The last layers of S1-mini hold 96 channels a sample:
 128 frames are 50 MB a tensor in half precision, and a large card is busy with them."""
+CHUNKS_AT_ONCE = 4
+"""The same in chunks of full size, so that a smaller ``CHUNK_SIZE`` needs less memory."""
 FIRST_POSITIONS = 8192
 """Frames of a stream there is room for from the beginning (six minutes of S1-mini); longer streams
 make the table grow."""
+
+
+def most_frames_together(max_frames: int) -> int:
+    """Frames of all streams of a batch together, where a stream has up to ``max_frames``."""
+    return min(MOST_FRAMES_AT_ONCE, CHUNKS_AT_ONCE * max_frames)
 
 
 class Piece(NamedTuple):
@@ -107,7 +114,7 @@ class DecodePlan:
     def _most_streams(self, size: int) -> int:
         if not self.batching:
             return 1
-        return max(1, min(BATCH_BUCKETS[-1], MOST_FRAMES_AT_ONCE // size))
+        return max(1, min(BATCH_BUCKETS[-1], most_frames_together(self.max_frames) // size))
 
 
 class StreamDecoder:

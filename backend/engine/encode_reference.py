@@ -7,11 +7,15 @@ never needs it: a large one is loaded when the first recording comes.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from backend.engine.host_weights import stream_from_host
+from backend.models.codec.layers import CausalConv1d, ConvNeXtBlock
+from backend.models.codec.transformer import TransformerBlock, WindowTransformer
 from backend.models.codec.weights import check_codec, load_codec
 
 if TYPE_CHECKING:
@@ -20,17 +24,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from backend.engine.capture import GraphRoom
     from backend.models.codec.codec import Codec
     from backend.models.codec.layers import SnakeKernel
 
 _log = logging.getLogger(__name__)
 MOST_EAGER_BYTES = 64 * 2**20
 """Weights up to this size are loaded at start."""
-_CHUNK_FRAMES = {"cpu": 64, "cuda": 256}
+_CHUNK_FRAMES = {"cpu": 64, "cuda": 128}
 """Frames of all recordings of a batch that are worked on at a time, by kind of device. The first
 layers hold 64 float32 channels per sample: 64 frames of S1-mini are 34 MB a tensor. On a CPU that
-is what the caches bear, on a card 256 frames keep it busy."""
+is what the caches bear, on a card 128 frames keep it busy."""
+_CHUNK_FRAMES_ON_HOST = 64
+"""The same where the weights stay in the host, which is asked for where memory is short."""
 _MOST_TOGETHER = 8
+_STREAMED = (CausalConv1d, ConvNeXtBlock, TransformerBlock)
+"""Layers that come to the card one by one where the weights stay in the host."""
+
+
+def chunk_frames_of(device_type: str, *, is_on_host: bool) -> int:
+    """Frames of all recordings of a batch that are worked on at a time."""
+    return _CHUNK_FRAMES_ON_HOST if is_on_host else _CHUNK_FRAMES[device_type]
 
 
 class ReferenceEncoder:
@@ -40,6 +54,8 @@ class ReferenceEncoder:
         directory: The model.
         device: Where it runs.
         snake: The fused activation, or None.
+        is_on_host: Whether the weights stay in the host and come to the device a layer at a time.
+        room: Whose memory the work may use, or None.
 
     Raises:
         CheckpointError: The codec file cannot be read.
@@ -48,11 +64,19 @@ class ReferenceEncoder:
     """
 
     def __init__(
-        self, directory: Path, device: torch.device, snake: SnakeKernel | None = None
+        self,
+        directory: Path,
+        device: torch.device,
+        snake: SnakeKernel | None = None,
+        *,
+        is_on_host: bool = False,
+        room: GraphRoom | None = None,
     ) -> None:
         self._directory = directory
         self._device = device
         self._snake = snake
+        self._is_on_host = is_on_host
+        self._room = room
         self.num_bytes = check_codec(directory, "encode")
         self._codec: Codec | None = None
         if self.num_bytes <= MOST_EAGER_BYTES:
@@ -99,15 +123,28 @@ class ReferenceEncoder:
         batch = np.zeros((len(recordings), max(map(len, recordings))), np.float32)
         for row, samples in zip(batch, recordings, strict=True):
             row[: len(samples)] = samples
-        chunk_frames = max(1, _CHUNK_FRAMES[self._device.type] // len(recordings))
-        on_device = torch.from_numpy(batch).to(self._device)
-        codes = codec.encode_reference(on_device, chunk_frames=chunk_frames)
-        on_host = codes.to("cpu", torch.int32).numpy()
+        most = chunk_frames_of(self._device.type, is_on_host=self._is_on_host)
+        chunk_frames = max(1, most // len(recordings))
+        self._reserve_positions(codec, batch.shape[1])
+        with nullcontext() if self._room is None else self._room.working():
+            on_device = torch.from_numpy(batch).to(self._device)
+            codes = codec.encode_reference(on_device, chunk_frames=chunk_frames)
+            on_host = codes.to("cpu", torch.int32).numpy()
         frames = [-(-len(samples) // codec.frame_length) for samples in recordings]
         return [row[:, :count].copy() for row, count in zip(on_host, frames, strict=True)]
 
+    def _reserve_positions(self, codec: Codec, num_samples: int) -> None:
+        """Let the rotary tables grow now: what is made while the work is done does not last."""
+        num_positions = -(-num_samples // codec.config.hop_length)
+        for module in codec.modules():
+            if isinstance(module, WindowTransformer):
+                module.rotary.reserve(num_positions, self._device)
+
     def _load(self) -> Codec:
-        codec = load_codec(self._directory, self._device, torch.float32, "encode")
+        where = torch.device("cpu") if self._is_on_host else self._device
+        codec = load_codec(self._directory, where, torch.float32, "encode")
+        if self._is_on_host:
+            stream_from_host(codec, _STREAMED, self._device)
         codec.use_snake_kernel(self._snake)
         if self.num_bytes > MOST_EAGER_BYTES:
             _log.info("the codec's encoder is loaded (%d MiB)", self.num_bytes // 2**20)

@@ -150,7 +150,8 @@ class FusedStep:
         share = config.n_head // config.n_local_heads
         slow_attention[(self._num_rows, config.n_local_heads, self._splits)](
             self._qkv, q_norm, k_norm, self._model.rope, keys, values, self._slots, lengths,
-            self._mixed, self._parts, self._qkv.shape[1], keys.stride(0), keys.stride(1),
+            self._mixed, self._parts, self._qkv.shape[1],
+            self._store.max_positions * keys.stride(1), keys.stride(0),
             config.norm_eps, config.n_head, config.n_local_heads, config.head_dim,
             max(16, triton.next_power_of_2(share)), KEYS_AT_ONCE, self._split_length, self._splits,
             has_norm, self._pdl, num_warps=4, **self._launch,

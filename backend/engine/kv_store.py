@@ -1,9 +1,10 @@
 """Keys and values of all slots in one tensor that never moves.
 
-A captured CUDA graph reads fixed addresses, so the store is made once: ``[2, L, S, G, T, D]``. On a
-CPU the pages of unused positions cost nothing: the operating system gives them out when they are
-first written. Lengths are kept twice: on the device for the decode step, which reads nothing back,
-and on the host, where limits are checked.
+A captured CUDA graph reads fixed addresses, so the store is made once: ``[2, L, G, R, D]``. Slot
+``s`` has the rows from ``s * T`` on, a row a position; the scratch slot has the rows behind all
+slots, and need not have as many. On a CPU the pages of unused positions cost nothing: the operating
+system gives them out when they are first written. Lengths are kept twice: on the device for the
+decode step, which reads nothing back, and on the host, where limits are checked.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ class KVStore:
 
     Rows that only fill up a batch work on the scratch slot, the last one.
 
+    Args:
+        scratch_positions: Positions that are written of the scratch slot; all by default.
+
     Attributes:
-        data: ``[2, L, S + 1, G, T, D]``; 0 holds keys, 1 values.
+        data: ``[2, L, G, R, D]``; 0 holds keys, 1 values. ``R = num_slots * T`` and the scratch
+            slot's.
+        max_positions: Positions each slot has room for, ``T``.
         lengths: ``[S + 1]`` int64 on the device: positions written.
     """
 
@@ -31,10 +37,13 @@ class KVStore:
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
+        scratch_positions: int | None = None,
     ) -> None:
         self.num_slots = num_slots
+        self.max_positions = max_positions
+        scratch = min(max_positions, scratch_positions or max_positions)
         self.data = torch.zeros(
-            2, num_layers, num_slots + 1, num_heads, max_positions, head_dim,
+            2, num_layers, num_heads, num_slots * max_positions + scratch, head_dim,
             device=device, dtype=dtype,
         )  # fmt: skip
         self.lengths = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
@@ -44,11 +53,6 @@ class KVStore:
     def scratch_slot(self) -> int:
         """The slot of rows that only fill up a batch."""
         return self.num_slots
-
-    @property
-    def max_positions(self) -> int:
-        """Positions each slot has room for."""
-        return self.data.shape[4]
 
     @property
     def num_bytes(self) -> int:
@@ -67,6 +71,12 @@ class KVStore:
         """Set a slot's length on both sides."""
         self._host_lengths[slot] = length
         self.lengths[slot] = length
+
+    def slot_data(self, slot: int, start: int = 0, end: int | None = None) -> Tensor:
+        """Keys and values ``[2, L, G, end - start, D]`` of a slot's positions, as a view."""
+        first = slot * self.max_positions
+        stop = self.max_positions if end is None else end
+        return self.data[:, :, :, first + start : first + stop]
 
     def view(self, slot: int) -> SlotKV:
         """One slot as a store for the network's own forward pass."""
@@ -105,10 +115,10 @@ class SlotKV:
         end = start + k.shape[2]
         if end > self.max_positions:
             raise IndexError(f"position {end - 1} is beyond the store's {self.max_positions}")
-        room = self._store.data[:, layer_idx, self._slot : self._slot + 1]
-        room[0, :, :, start:end] = k
-        room[1, :, :, start:end] = v
-        return room[0, :, :, :end], room[1, :, :, :end]
+        room = self._store.slot_data(self._slot, 0, end)[:, layer_idx, None]
+        room[0, :, :, start:] = k
+        room[1, :, :, start:] = v
+        return room[0], room[1]
 
     def advance(self, num_positions: int) -> None:
         """Count positions that every layer has written."""
@@ -116,4 +126,4 @@ class SlotKV:
 
     def stretch(self, start: int, end: int) -> Tensor:
         """Keys and values ``[2, L, G, end - start, D]`` of some positions, as a view."""
-        return self._store.data[:, :, self._slot, :, start:end]
+        return self._store.slot_data(self._slot, start, end)

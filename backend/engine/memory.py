@@ -14,14 +14,18 @@ import torch
 
 from backend.core.errors import ConfigurationError
 from backend.engine.codec_precision import choose_codec_precision
+from backend.engine.decode_frames import most_frames_together
+from backend.engine.encode_reference import chunk_frames_of
 from backend.engine.host_memory import available_host_bytes
 from backend.engine.prefill import max_prompt_positions
-from backend.models.checkpoint import describe_checkpoint
+from backend.engine.prefill_graphs import SCRATCH_POSITIONS
+from backend.models.checkpoint import HEAD, describe_checkpoint
 from backend.models.codec.codec import ENCODE_CHUNK_FRAMES, Codec
 from backend.models.codec.rounding import float32_names
 from backend.models.codec.weights import read_codec_config
 from backend.models.config import CONFIG_FILE, DualARConfig
 from backend.models.dual_ar import DualAR
+from backend.models.host_tables import HOST_TABLES
 from backend.models.quantization import replace_linears
 
 if TYPE_CHECKING:
@@ -44,6 +48,8 @@ _LIVE_CODEC_TENSORS = 4
 """Tensors of full rate that a convolution block holds at a time: input, snake, output, sum."""
 _CUDA_LIBRARY_BYTES = 64 * _MIB
 """Workspaces that the matrix libraries keep."""
+_ON_CARD = {"decode": 12, "encode": 8}
+"""Tensors of full rate a card keeps room for, measured: what cuDNN needs is among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ class MemoryPlan:
         on_cuda: Whether the libraries of a card take their share.
         prefix_bytes: Most that the cache of known prompts takes.
         codec_dtype: Of the codec's decoding half; its encoding half is float32.
+        host_embeddings: Which embeddings the card does not hold.
+        is_encoder_on_host: Whether the codec's encoding half stays in the host.
     """
 
     config: DualARConfig
@@ -73,16 +81,19 @@ class MemoryPlan:
     on_cuda: bool
     prefix_bytes: int = 0
     codec_dtype: torch.dtype = torch.float32
+    host_embeddings: str = "none"
+    is_encoder_on_host: bool = False
 
     @property
     def weight_bytes(self) -> int:
-        """The dual-AR network, its tables and the constrained head."""
-        return _dual_ar_bytes(self.config, self.dtype, self.quantization)
+        """The dual-AR network and its tables, but for what stays in the host."""
+        return _dual_ar_bytes(self.config, self.dtype, self.quantization, self.host_embeddings)
 
     @property
     def codec_bytes(self) -> int:
         """The codec's weights: both halves, although a large encoder is loaded when needed."""
-        return _codec_bytes(self.codec, self.codec_dtype)[0]
+        decoder, encoder, _ = _codec_bytes(self.codec, self.codec_dtype)
+        return decoder if self.is_encoder_on_host else decoder + encoder
 
     @property
     def kv_bytes_per_position(self) -> int:
@@ -95,8 +106,14 @@ class MemoryPlan:
         """One slot: keys, values and the codec's state."""
         return (
             self.kv_bytes_per_position * self.max_positions
-            + _codec_bytes(self.codec, self.codec_dtype)[1]
+            + _codec_bytes(self.codec, self.codec_dtype)[2]
         )
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What the slot of rows that only fill up a batch has, on a card."""
+        positions = min(self.max_positions, SCRATCH_POSITIONS) if self.on_cuda else 0
+        return self.kv_bytes_per_position * positions
 
     @property
     def workspace_bytes(self) -> int:
@@ -114,7 +131,7 @@ class MemoryPlan:
         return {
             "weights": self.weight_bytes,
             "codec": self.codec_bytes,
-            "slots": self.slot_bytes * self.max_slots,
+            "slots": self.slot_bytes * self.max_slots + self.scratch_bytes,
             "prefix_cache": self.prefix_bytes,
             "workspace": self.workspace_bytes,
         }
@@ -134,7 +151,12 @@ class MemoryPlan:
         channels = codec.decoder_dim >> len(codec.decoder_rates)
         decode = self.chunk_frames * channels
         encode = ENCODE_CHUNK_FRAMES * codec.encoder_dim
-        return max(decode, encode) * codec.frame_length * _FLOAT32 * _LIVE_CODEC_TENSORS
+        if not self.on_cuda:
+            return max(decode, encode) * codec.frame_length * _FLOAT32 * _LIVE_CODEC_TENSORS
+        decode = most_frames_together(self.chunk_frames) * channels * self.codec_dtype.itemsize
+        encode = chunk_frames_of("cuda", is_on_host=self.is_encoder_on_host) * codec.encoder_dim
+        most = max(_ON_CARD["decode"] * decode, _ON_CARD["encode"] * encode * _FLOAT32)
+        return most * codec.frame_length
 
 
 def plan_for(settings: Settings, precision: Precision, directory: Path) -> MemoryPlan:
@@ -156,6 +178,8 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
         on_cuda=precision.device.type == "cuda",
         prefix_bytes=settings.prefix_cache_mb * _MIB,
         codec_dtype=choose_codec_precision(settings.codec_precision, precision.device).dtype,
+        host_embeddings=precision.host_embeddings,
+        is_encoder_on_host=settings.encoder_on_host and precision.device.type == "cuda",
     )
 
 
@@ -205,6 +229,9 @@ def fitting_changes(plan: MemoryPlan, budget: int) -> list[str]:
         for other in _with_fewer_bits(plan)
         if other.total_bytes <= budget
     ]
+    on_host = replace(plan, is_encoder_on_host=True)
+    if plan.on_cuda and not plan.is_encoder_on_host and on_host.total_bytes <= budget:
+        changes.append("ENCODER_ON_HOST=true")
     return changes
 
 
@@ -247,13 +274,16 @@ def _with_fewer_bits(plan: MemoryPlan) -> list[MemoryPlan]:
 
 
 @lru_cache(maxsize=16)
-def _dual_ar_bytes(config: DualARConfig, dtype: torch.dtype, quantization: str) -> int:
+def _dual_ar_bytes(
+    config: DualARConfig, dtype: torch.dtype, quantization: str, host_embeddings: str
+) -> int:
     kept: frozenset[str] = frozenset()
     with torch.device("meta"):
         model = DualAR(config)
         if quantization != "none":
             kept = replace_linears(model, quantization)
-    stored = model.state_dict()
+    absent = {HEAD, *HOST_TABLES[host_embeddings]}
+    stored = {name: value for name, value in model.state_dict().items() if name not in absent}
     weights = _bytes(stored[name] for name in kept)
     weights += sum(value.numel() for name, value in stored.items() if name not in kept) * (
         dtype.itemsize
@@ -263,18 +293,18 @@ def _dual_ar_bytes(config: DualARConfig, dtype: torch.dtype, quantization: str) 
 
 
 @lru_cache(maxsize=4)
-def _codec_bytes(config: CodecConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the weights, and of one stream's state."""
+def _codec_bytes(config: CodecConfig, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Bytes of the decoding half, of the encoding half, and of one stream's state."""
     with torch.device("meta"):
         decoder, encoder = Codec(config, "decode"), Codec(config, "encode")
     wide = set(float32_names(decoder))
-    weights = _bytes(encoder.parameters()) + sum(
+    weights = sum(
         value.numel() * (_FLOAT32 if name in wide else dtype.itemsize)
         for name, value in decoder.named_parameters()
     )
     with torch.device("meta"):
         state = decoder.to(dtype).new_decode_state(1)
-    return weights, _bytes(state.tensors())
+    return weights, _bytes(encoder.parameters()), _bytes(state.tensors())
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

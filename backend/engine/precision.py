@@ -28,12 +28,14 @@ class Precision:
         dtype: The transformer's type. The codec has its own: see ``codec_precision``.
         quantization: Of the transformer's linear layers: ``none``, ``int8`` or ``nf4``.
         notes: What differs from what was asked for.
+        host_embeddings: Which embeddings stay in the host: ``none``, ``text`` or ``all``.
     """
 
     device: torch.device
     name: str
     dtype: torch.dtype
     quantization: str = "none"
+    host_embeddings: str = "none"
     notes: tuple[str, ...] = ()
 
     @property
@@ -55,7 +57,8 @@ def choose_precision(settings: Settings) -> Precision:
     if name == "auto":
         name = _natural_precision(device)
     notes = _notes(settings, device, name)
-    return Precision(device, name, DTYPES[name], settings.quantization, notes)
+    on_host = settings.host_embeddings if device.type == "cuda" else "none"
+    return Precision(device, name, DTYPES[name], settings.quantization, on_host, notes)
 
 
 def cpu_threads(settings: Settings) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from backend.core.settings import Settings
+    from backend.engine.capture import GraphRoom
     from backend.engine.kv_store import KVStore, SlotKV
     from backend.models.dual_ar import DualAR
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BUCKETS = (32, 128, 512)
 """Rows of a stretch; longer prompts take several."""
+SCRATCH_POSITIONS = BUCKETS[-1]
+"""What a capture writes of the scratch slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class PrefillWay:
     warm_up: Callable[[], None]
 
 
-def choose_prefill(model: DualAR, store: KVStore, settings: Settings) -> PrefillWay:
-    """Choose graphs on a card where ``CUDA_GRAPHS`` allows them, else the plain way."""
-    if store.lengths.device.type == "cuda" and settings.cuda_graphs:
-        graphs = PrefillGraphs(model, store, has_graphs=True)
+def choose_prefill(model: DualAR, store: KVStore, room: GraphRoom | None) -> PrefillWay:
+    """Choose graphs where there is a room for them, else the plain way."""
+    if room is not None:
+        graphs = PrefillGraphs(model, store, room)
         return PrefillWay(graphs.run, graphs.warm_up)
     return PrefillWay(partial(prefill_rows, model), lambda: None)
 
@@ -61,14 +63,13 @@ class PrefillGraphs:
     Args:
         model: On the store's device.
         store: Of all slots.
-        has_graphs: False runs the same stretches eagerly (tests).
+        room: Where graphs are captured; None runs the same stretches eagerly (tests).
     """
 
-    def __init__(self, model: DualAR, store: KVStore, *, has_graphs: bool) -> None:
+    def __init__(self, model: DualAR, store: KVStore, room: GraphRoom | None) -> None:
         self._model = model
         self._store = store
-        self._has_graphs = has_graphs
-        self._pool = torch.cuda.graph_pool_handle() if has_graphs else None
+        self._room = room
         self._bound: dict[tuple[int, int], tuple[Tensor, Callable[[], object]]] = {}
 
     def run(self, rows: Tensor, kv: SlotKV) -> None:
@@ -83,8 +84,8 @@ class PrefillGraphs:
         """Make every pair of bucket and bound."""
         most = self._store.max_positions
         bounds = sorted({bound_of(length, most) for length in range(1, most + 1, 128)} | {most})
-        for bucket in BUCKETS:
-            for bound in bounds:
+        for bucket in reversed(BUCKETS):  # the largest first: the others fit into its room
+            for bound in reversed(bounds):
                 if bound >= min(bucket, bounds[-1]):
                     self._prepare(bucket, bound)
 
@@ -108,7 +109,7 @@ class PrefillGraphs:
             step = partial(self._stretch, packed, bucket, bound)
             self._bound[key] = (
                 packed,
-                captured(step, packed.device, self._pool) if self._has_graphs else step,
+                step if self._room is None else captured(step, self._room),
             )
         return self._bound[key]
 
@@ -118,9 +119,11 @@ class PrefillGraphs:
         slot, start = packed[-2:-1], packed[-1:]
         positions = start + torch.arange(bucket, device=packed.device)
         positions = positions.clamp(max=self._store.max_positions - 1)
-        seen = torch.arange(bound, device=packed.device) <= positions[:, None]
-        room = _StretchRoom(self._store.data, slot, positions, bound)
-        self._model.slow(rows, positions[None], room, seen[None, None])
+        offsets = torch.arange(bound, device=packed.device)
+        first = slot * self._store.max_positions
+        last = self._store.data.shape[3] - 1
+        room = _StretchRoom(self._store.data, first + positions, (first + offsets).clamp(max=last))
+        self._model.slow(rows, positions[None], room, (offsets <= positions[:, None])[None, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,21 +131,19 @@ class _StretchRoom:
     """One slot as a ``KeyValueStore``, the slot and the positions being data.
 
     Attributes:
-        data: ``[2, L, S, G, T, D]``, of the store.
-        slot: ``[1]`` int64.
-        positions: ``[B]`` int64, where new keys go.
-        bound: Positions that are looked at.
+        data: ``[2, L, G, R, D]``, of the store.
+        new_rows: ``[B]`` int64, where new keys go.
+        seen_rows: ``[bound]`` int64, what is looked at.
     """
 
     data: Tensor
-    slot: Tensor
-    positions: Tensor
-    bound: int
+    new_rows: Tensor
+    seen_rows: Tensor
 
     def extend(self, layer_idx: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write ``[1, G, B, D]`` and return ``[1, G, bound, D]``."""
         seen: list[Tensor] = []
         for room, new in zip(self.data[:, layer_idx].unbind(0), (k, v), strict=True):
-            room[self.slot, :, self.positions] = new[0].transpose(0, 1)
-            seen.append(room[:, :, : self.bound].index_select(0, self.slot))
+            room[:, self.new_rows] = new[0]
+            seen.append(room.index_select(1, self.seen_rows)[None])
         return seen[0], seen[1]

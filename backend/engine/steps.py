@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from backend.core.settings import Settings
     from backend.engine.attention import StepPlan
+    from backend.engine.capture import GraphRoom
     from backend.engine.decode_step import FrameSizes
     from backend.engine.kv_store import KVStore
     from backend.engine.slots import SlotState
@@ -45,7 +46,12 @@ class Steps:
 
 
 def choose_steps(
-    model: DualAR, sizes: FrameSizes, store: KVStore, state: SlotState, settings: Settings
+    model: DualAR,
+    sizes: FrameSizes,
+    store: KVStore,
+    state: SlotState,
+    settings: Settings,
+    room: GraphRoom | None,
 ) -> Steps:
     """Choose how decode steps run.
 
@@ -54,7 +60,8 @@ def choose_steps(
         sizes: Of a frame.
         store: Keys and values of the slots.
         state: What else the slots keep.
-        settings: ``CPU_FAST_LINEAR``, ``CUDA_GRAPHS`` and ``FUSED_KERNELS`` count.
+        settings: ``CPU_FAST_LINEAR`` and ``FUSED_KERNELS`` count.
+        room: Where graphs are captured, or None.
     """
     device = store.lengths.device
     compute = choose_compute(model, device, is_fast=settings.cpu_fast_linear)
@@ -64,9 +71,7 @@ def choose_steps(
     decoder = FrameDecoder(module_ops(model), sizes, store, state)
     if device.type == "cpu":
         return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
-    card = choose_card_step(
-        decoder, model, has_graphs=settings.cuda_graphs, is_fused=settings.fused_kernels
-    )
+    card = choose_card_step(decoder, model, room=room, is_fused=settings.fused_kernels)
     return Steps(
         card.run,
         card.warm_up,

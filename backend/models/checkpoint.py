@@ -15,7 +15,8 @@ import torch
 from backend.core.errors import CheckpointError, CheckpointMismatchError
 from backend.models.adapters import lora_alpha, merge_lora, official_names
 from backend.models.config import CONFIG_FILE, DualARConfig
-from backend.models.dual_ar import DualAR
+from backend.models.dual_ar import DualAR, head_rows
+from backend.models.host_tables import leave_on_host
 from backend.models.quantization import (
     SCHEMES,
     linear_names,
@@ -32,11 +33,13 @@ from backend.models.tensor_files import (
 from backend.models.tokenizer import RANKS_FILE, SPECIAL_TOKENS_FILE, Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 MODEL_FILES = ("model.safetensors", "model.pth")
 CODEC_FILES = ("codec.safetensors", "codec.pth")
+
+HEAD = "output.weight"
 
 _FILE_NAMES = {
     "config": (CONFIG_FILE,),
@@ -101,6 +104,9 @@ def load_dual_ar(
     dtype: torch.dtype,
     residual_size: int | None = None,
     quantization: str = NO_QUANTIZATION,
+    *,
+    is_lean: bool = False,
+    host_tables: Collection[str] = (),
 ) -> DualAR:
     """Load the slow and fast transformers, ready to use.
 
@@ -114,6 +120,9 @@ def load_dual_ar(
         residual_size: See ``DualAR``.
         quantization: ``none``, ``int8`` or ``nf4``. Plain weights are quantized one by one while
             they are loaded; a file that was saved quantized is taken as it is.
+        is_lean: Leave out the rows of the head that speech never asks for.
+        host_tables: Names of tensors that stay in the host, see ``host_tables``; none of them on a
+            CPU, where everything does.
 
     Returns:
         The network in evaluation mode, with the tokenizer's ids bound.
@@ -132,8 +141,12 @@ def load_dual_ar(
     require_same_scheme(stored_as, quantization, what)
     tensors = merge_lora(official_names(file.tensors), lora_alpha(file.metadata))
     kept: frozenset[str] = frozenset()
+    ids = (tokenizer.semantic_begin_id, tokenizer.num_semantic, tokenizer.im_end_id)
     with torch.device("meta"):
         model = DualAR(config, residual_size)
+        if is_lean and HEAD in tensors and tensors[HEAD].shape == (config.vocab_size, config.dim):
+            tensors = {**tensors, HEAD: head_rows(tensors[HEAD], *ids)}
+            model.cut_head(*ids)
         names = linear_names(model)
         if quantization != NO_QUANTIZATION:
             kept = replace_linears(model, quantization)
@@ -142,9 +155,11 @@ def load_dual_ar(
         tensors |= {name: tensors[name].to(device, copy=True) for name in kept if name in tensors}
     else:
         tensors = quantize_tensors(tensors, names, quantization, device)
-    assign_strict(model, tensors, dtype, device, what, kept)
+    mapped = host_tables if torch.device(device).type == "cuda" else ()
+    tensors = leave_on_host(tensors, mapped, dtype, torch.device(device))
+    assign_strict(model, tensors, dtype, device, what, kept, mapped)
     model.rebuild_rope(torch.device(device))
-    model.bind_tokens(tokenizer.semantic_begin_id, tokenizer.num_semantic, tokenizer.im_end_id)
+    model.bind_tokens(*ids)
     return model.eval()
 
 

@@ -56,6 +56,7 @@ class DualAR(nn.Module):
         self.residual_size = residual_size
         self.semantic_begin_id = 0
         self.num_semantic = 0
+        self._cut_ids: tuple[int, int, int] | None = None
         self.embeddings = _embedding(config.vocab_size, config.dim)
         self.codebook_embeddings = _embedding(
             config.codebook_size * config.num_codebooks, config.dim
@@ -95,8 +96,37 @@ class DualAR(nn.Module):
         Call it after the weights are in place, and again if they change.
 
         Raises:
+            ValueError: The ids leave the vocabulary or outnumber the codebook, or the head was cut
+                to other ones.
+        """
+        ids = (semantic_begin_id, num_semantic, im_end_id)
+        self._check_ids(*ids)
+        self.semantic_begin_id, self.num_semantic = semantic_begin_id, num_semantic
+        if self._cut_ids is None:
+            self.semantic_head = head_rows(self._head_weight().detach(), *ids)
+        elif self._cut_ids == ids:
+            assert self.output is not None
+            self.semantic_head = self.output.weight.detach()
+        else:
+            raise ValueError(f"the head was cut to the ids {self._cut_ids}, not {ids}")
+
+    def cut_head(self, semantic_begin_id: int, num_semantic: int, im_end_id: int) -> None:
+        """Make the head hold the rows that ``bind_tokens`` keeps, and no others.
+
+        For loading: call it on the meta device and give ``output.weight`` by ``head_rows``. The
+        vocabulary's other rows score text, which nothing here generates. A head that is tied to the
+        embeddings stays as it is.
+
+        Raises:
             ValueError: The ids leave the vocabulary or outnumber the codebook.
         """
+        if self.output is None:
+            return
+        self._check_ids(semantic_begin_id, num_semantic, im_end_id)
+        self._cut_ids = (semantic_begin_id, num_semantic, im_end_id)
+        self.output = nn.Linear(self.config.dim, num_semantic + 1, bias=False)
+
+    def _check_ids(self, semantic_begin_id: int, num_semantic: int, im_end_id: int) -> None:
         config = self.config
         end = semantic_begin_id + num_semantic
         if not (0 <= semantic_begin_id < end <= config.vocab_size):
@@ -107,11 +137,6 @@ class DualAR(nn.Module):
             raise ValueError(
                 f"{num_semantic} semantic tokens exceed codebook_size {config.codebook_size}"
             )
-        self.semantic_begin_id, self.num_semantic = semantic_begin_id, num_semantic
-        head = self._head_weight().detach()
-        self.semantic_head = torch.cat(
-            (head[semantic_begin_id:end], head[im_end_id : im_end_id + 1])
-        )
 
     def embed(self, rows: Tensor) -> Tensor:
         """Turn prompt rows into input vectors.
@@ -159,7 +184,13 @@ class DualAR(nn.Module):
         return x
 
     def token_logits(self, hidden: Tensor) -> Tensor:
-        """Score the whole vocabulary: ``[..., dim]`` hidden states to ``[..., V]``."""
+        """Score the whole vocabulary: ``[..., dim]`` hidden states to ``[..., V]``.
+
+        Raises:
+            RuntimeError: The head was cut.
+        """
+        if self._cut_ids is not None:
+            raise RuntimeError("the head was cut to the semantic tokens")
         return F.linear(self.norm(hidden), self._head_weight())
 
     def semantic_logits(self, hidden: Tensor) -> Tensor:
@@ -212,6 +243,12 @@ class DualAR(nn.Module):
 
     def _head_weight(self) -> Tensor:
         return self.embeddings.weight if self.output is None else self.output.weight
+
+
+def head_rows(head: Tensor, semantic_begin_id: int, num_semantic: int, im_end_id: int) -> Tensor:
+    """Rows of a head ``[V, dim]`` that speech asks for: the semantic ones, then the end."""
+    end = semantic_begin_id + num_semantic
+    return torch.cat((head[semantic_begin_id:end], head[im_end_id : im_end_id + 1]))
 
 
 def _blocks(config: BlockConfig) -> nn.ModuleList:

@@ -107,6 +107,7 @@ def assign_strict(
     device: torch.device | str,
     what: str,
     kept: Collection[str] = (),
+    placed: Collection[str] = (),
 ) -> None:
     """Give ``module`` exactly the weights in ``tensors``.
 
@@ -122,6 +123,7 @@ def assign_strict(
         what: Names the checkpoint in messages.
         kept: Names of tensors that are taken as they are, in their own dtype, and without a copy
             where they are on ``device`` already.
+        placed: Names of tensors that lie where and as they shall, in the right type.
 
     Raises:
         CheckpointMismatchError: Names or shapes differ, or the dtype of one in ``kept``; the
@@ -132,7 +134,9 @@ def assign_strict(
     _check_kept(module, tensors, kept, what)
     ready: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        if name in kept:
+        if name in placed:
+            ready[name] = value
+        elif name in kept:
             ready[name] = value.to(device)
         else:
             target = dtype if value.is_floating_point() else value.dtype

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from backend.core.contract import FrameChunk
 from backend.core.model_location import POCKET_DIR
+from backend.engine.capture import GraphRoom
 from backend.engine.codec_graphs import CudaCapture
 from backend.engine.codec_precision import find_snake_kernel
 from backend.engine.decode_frames import StreamDecoder
@@ -48,7 +49,7 @@ def play(decoder: StreamDecoder, streams: list[NDArray[np.int32]]) -> NDArray[np
 def test_graphs_give_the_samples_of_the_eager_path_and_of_the_whole(dtype, num_streams):
     codec = load_codec(POCKET_DIR, CARD, dtype, "decode")
     streams = streams_of(codec, num_streams)
-    graphs = StreamDecoder(codec, num_streams, 32, capture=CudaCapture(CARD))
+    graphs = StreamDecoder(codec, num_streams, 32, capture=CudaCapture(GraphRoom(CARD)))
     graphs.warm_up()
     while graphs.prepare_one():
         pass
@@ -62,7 +63,7 @@ def test_graphs_give_the_samples_of_the_eager_path_and_of_the_whole(dtype, num_s
 
 def test_a_second_stream_in_a_captured_slot_begins_anew():
     codec = load_codec(POCKET_DIR, CARD, torch.float32, "decode")
-    decoder = StreamDecoder(codec, 2, 32, capture=CudaCapture(CARD))
+    decoder = StreamDecoder(codec, 2, 32, capture=CudaCapture(GraphRoom(CARD)))
     decoder.warm_up()
     while decoder.prepare_one():
         pass

@@ -9,6 +9,7 @@ import torch
 
 from backend.core.types import SamplingParams
 from backend.engine.attention import MaskedAttention, StepPlan
+from backend.engine.capture import GraphRoom
 from backend.engine.card_step import CardStep, choose_card_step
 from backend.engine.decode_step import FrameDecoder, FrameSizes
 from backend.engine.kv_store import KVStore
@@ -73,7 +74,8 @@ class Room:
         self.state.begin(slot, last, TAKES[slot])
 
     def card_step(self, *, has_graphs: bool = True, is_fused: bool = True) -> CardStep:
-        return choose_card_step(self.decoder, self.model, has_graphs=has_graphs, is_fused=is_fused)
+        room = GraphRoom(self.store.lengths.device) if has_graphs else None
+        return choose_card_step(self.decoder, self.model, room=room, is_fused=is_fused)
 
     def frames(
         self, step: CardStep, slots: list[int], num_frames: int = NUM_FRAMES
@@ -132,14 +134,14 @@ def test_half_precision_rounds_no_worse_than_the_plain_step(dtype: torch.dtype):
         fused = Room(dtype)
         step = fused.card_step(has_graphs=False)
         fused.frames(step, slots, 1)
-        keys = fused.store.data[0, -1, 1, :, 199].float()
+        keys = fused.store.slot_data(1)[0, -1, :, 199].float()
         assert _error(keys, exact) <= 1.5 * plain_error + 1e-3
 
 
 def _first_hidden(room: Room) -> torch.Tensor:
     """Keys of the last layer at the first new position of slot 1: all layers are behind them."""
     room.frames(room.card_step(has_graphs=False, is_fused=False), [1], 1)
-    return room.store.data[0, -1, 1, :, 199].float()
+    return room.store.slot_data(1)[0, -1, :, 199].float()
 
 
 def _error(values: torch.Tensor, exact: torch.Tensor) -> float:
@@ -164,14 +166,14 @@ def test_int8_weights_give_what_their_plain_layers_give():
 @torch.inference_mode()
 def test_a_prompt_in_graphs_fills_a_slot_as_the_plain_prefill_does():
     plain, captured = Room(torch.float32), Room(torch.float32)
-    graphs = PrefillGraphs(captured.model, captured.store, has_graphs=True)
+    graphs = PrefillGraphs(captured.model, captured.store, GraphRoom(captured.store.lengths.device))
     for length in (70, 5, 120):
         rows = torch.zeros(1 + SIZES.num_codebooks, length, dtype=torch.int64)
         rows[0] = torch.arange(length) % 100
         prefill_rows(plain.model, rows, plain.store.view(3))
         graphs.run(rows, captured.store.view(3))
-    expected = plain.store.data[:, :, 3, :, :195]
-    assert _error(captured.store.data[:, :, 3, :, :195], expected) < 1e-5
+    expected = plain.store.slot_data(3, 0, 195)
+    assert _error(captured.store.slot_data(3, 0, 195), expected) < 1e-5
 
 
 def test_nf4_weights_step_in_graphs_as_they_step_eagerly():

@@ -43,7 +43,8 @@ def slow_attention(
 
     Args:
         qkv_ptr: ``[B, (H + 2 G) D]``.
-        k_cache_ptr: ``[slots, G, T, D]`` of one layer; gains position ``length``.
+        k_cache_ptr: ``[G, R, D]`` of one layer, a slot's rows behind each other, ``slot_stride``
+            from slot to slot; gains position ``length``.
         slot_ptr: ``[B]`` int64. length_ptr: ``[slots]`` int64, positions that are there.
         out_ptr: ``[B, H D]``.
         part_ptr: ``[B, SPLITS, H, D + 2]`` float32: sums, largest score and weight of each split,

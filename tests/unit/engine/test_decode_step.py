@@ -98,7 +98,7 @@ def test_keys_and_values_in_company_have_the_bits_they_have_alone(
             begin(model, decoder, slot, slot, GREEDY)
         for _ in range(4):
             together(decoder, company, sizes)
-        stores.append(decoder.store.data[:, :, 0])
+        stores.append(decoder.store.slot_data(0))
     assert stores[0].any()
     assert torch.equal(*stores)
 
@@ -109,7 +109,7 @@ def forced_hidden(model: DualAR, attention: AttentionKind) -> tuple[Tensor, Tens
     for slot in range(3):
         begin(model, decoder, slot, slot, GREEDY)
     codes = torch.stack([step_rows(decoder, [0, 1, 2], 4) for _ in range(40)])
-    return codes, decoder.store.data[:, :, :3]
+    return codes, torch.stack([decoder.store.slot_data(slot) for slot in range(3)])
 
 
 def test_masked_attention_gives_what_row_after_row_gives(model: DualAR):
@@ -151,4 +151,4 @@ def test_the_scratch_slot_never_fills_up(model: DualAR):
     for _ in range(5):
         step_rows(decoder, [0], 4)
     assert decoder.store.lengths[1] == 0
-    assert not decoder.store.data[:, :, 1, :, 1:].any()
+    assert not decoder.store.slot_data(1, 1).any()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from backend.core.errors import CheckpointMismatchError
-from backend.engine import encode_reference
+from backend.engine import encode_reference, host_weights
 from backend.engine.encode_reference import ReferenceEncoder
 from backend.models.codec.weights import load_codec
 from tests.parity.codec_cases import recording
@@ -70,6 +71,38 @@ def test_a_large_encoder_is_loaded_by_its_first_recording(encoder, monkeypatch):
     samples = samples_of(9_000)
     assert np.array_equal(lazy.encode(samples), encoder.encode(samples))
     assert lazy.is_loaded
+
+
+def test_weights_that_come_a_layer_at_a_time_give_the_same_codes(encoder, monkeypatch):
+    monkeypatch.setattr(host_weights, "SMALLEST_STREAMED_BYTES", 1 << 12)
+    monkeypatch.setattr(encode_reference, "_CHUNK_FRAMES_ON_HOST", 7)
+    streamed = ReferenceEncoder(POCKET, CPU, is_on_host=True)
+    for num_samples in (9_000, 30_000):
+        samples = samples_of(num_samples)
+        assert np.array_equal(streamed.encode(samples), encoder.encode(samples))
+
+
+def test_only_the_layer_that_runs_is_on_the_device():
+    class Probe(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(512, 600) for _ in range(2))
+            self.small = nn.Linear(4, 4)
+
+    network, elsewhere = Probe(), torch.device("meta")
+    resident = host_weights.stream_from_host(network, (nn.Linear,), elsewhere)
+    assert resident == 4 * (4 * 4 + 4)
+    seen = []
+    network.layers[0].register_forward_hook(lambda *_: None)
+    network.layers[1].register_forward_pre_hook(
+        lambda *_: seen.append([layer.weight.device.type for layer in network.layers])
+    )
+    x = torch.zeros(3, 512, device=elsewhere)
+    for layer in network.layers:
+        layer(x)
+    assert seen == [["cpu", "meta"]]
+    assert [layer.weight.device.type for layer in network.layers] == ["cpu", "cpu"]
+    assert network.small.weight.device.type == "meta"
 
 
 def test_a_damaged_encoder_is_refused_before_it_is_needed(tmp_path, encoder, monkeypatch):

@@ -31,7 +31,9 @@ def test_a_position_beyond_the_room_is_refused():
 def test_slots_do_not_touch_each_other():
     store = make_store()
     store.view(0).extend(0, torch.ones(1, 3, 4, 5), torch.ones(1, 3, 4, 5))
-    assert not store.data[:, :, 1:].any()
+    assert store.slot_data(0)[:, 0].all()
+    assert not store.slot_data(1).any()
+    assert store.data.sum() == store.slot_data(0).sum()
 
 
 def test_both_sides_know_a_length_that_is_set():
@@ -42,6 +44,12 @@ def test_both_sides_know_a_length_that_is_set():
     store.set_length(1, 0)
     keys, _ = view.extend(0, torch.ones(1, 3, 1, 5), torch.ones(1, 3, 1, 5))
     assert keys.shape == (1, 3, 1, 5)
+
+
+def test_the_scratch_slot_is_as_short_as_asked():
+    store = KVStore(2, 2, 3, 8, 5, torch.device("cpu"), torch.float32, scratch_positions=3)
+    assert store.slot_data(store.scratch_slot, 0, 3).shape == (2, 2, 3, 3, 5)
+    assert store.num_bytes == 2 * 2 * 3 * (2 * 8 + 3) * 5 * 4
 
 
 def test_num_bytes_counts_keys_and_values_of_all_slots_and_the_scratch_slot():

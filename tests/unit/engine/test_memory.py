@@ -44,13 +44,14 @@ def s1_plan(**values: object) -> MemoryPlan:
         max_positions=4096,
         chunk_frames=32,
         on_cuda=True,
+        codec_dtype=torch.float16,
     )
     return replace(plan, **values)
 
 
 def held_bytes(module: torch.nn.Module) -> int:
-    held = [*module.parameters(), *module.buffers()]
-    return sum(value.numel() * value.element_size() for value in held)
+    held = {value.data_ptr(): value for value in [*module.parameters(), *module.buffers()]}
+    return sum(value.numel() * value.element_size() for value in held.values())
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
@@ -74,9 +75,15 @@ def test_weights_and_slots_are_those_of_the_loaded_model(
 def test_s1_mini_has_its_known_sizes() -> None:
     plan = s1_plan()
     assert plan.kv_bytes_per_position == 114_688
-    # 1,720,338,432 bytes of tensors, the constrained head and two rotary tables
-    extra = 4097 * 1024 * 2 + (8192 * 64 * 2 + 10 * 32 * 2) * 4
+    # 1,720,338,432 bytes of tensors, of the head only what speech asks for, two rotary tables
+    extra = (4097 - 155_776) * 1024 * 2 + (8192 * 64 * 2 + 10 * 32 * 2) * 4
     assert plan.weight_bytes == 1_720_338_432 + extra
+    text, codes = 155_776 * 1024 * 2, 40_960 * 1024 * 2
+    assert plan.weight_bytes - s1_plan(host_embeddings="text").weight_bytes == text
+    assert plan.weight_bytes - s1_plan(host_embeddings="all").weight_bytes == text + codes
+    encoder = 206_934_000  # parameters, in float32
+    saved = plan.codec_bytes - s1_plan(is_encoder_on_host=True).codec_bytes
+    assert saved == pytest.approx(4 * encoder, rel=0.01)
     assert plan.total_bytes == sum(plan.by_part().values())
 
 
@@ -97,6 +104,9 @@ def test_each_proposed_change_fits_and_no_larger_value_does(budget_mb: int) -> N
         if key == "QUANTIZATION":
             assert replace(plan, quantization=value).total_bytes <= budget
             continue
+        if key == "ENCODER_ON_HOST":
+            assert replace(plan, is_encoder_on_host=True).total_bytes <= budget
+            continue
         name, step = {"MAX_SLOTS": ("max_slots", 1), "MAX_SEQ_LEN": ("max_positions", 256)}[key]
         assert replace(plan, **{name: int(value)}).total_bytes <= budget
         assert replace(plan, **{name: int(value) + step}).total_bytes > budget
@@ -110,10 +120,10 @@ def test_a_plan_that_fits_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("budget_mb", "advice"),
     [
-        (5_000, "Each of these would fit: MAX_SLOTS=3, MAX_SEQ_LEN="),
-        (5_000, "QUANTIZATION=int8, QUANTIZATION=nf4"),
-        (3_450, "MAX_SLOTS=1 together with MAX_SEQ_LEN="),
-        (2_800, "and QUANTIZATION=nf4 would fit"),
+        (4_800, "Each of these would fit: MAX_SLOTS=3, MAX_SEQ_LEN="),
+        (4_800, "QUANTIZATION=int8, QUANTIZATION=nf4, ENCODER_ON_HOST=true"),
+        (3_200, "MAX_SLOTS=1 together with MAX_SEQ_LEN="),
+        (2_600, "and QUANTIZATION=nf4 would fit"),
         (1_000, "Even QUANTIZATION=nf4 with one slot takes"),
     ],
 )

@@ -47,24 +47,24 @@ def prompt(length: int) -> torch.Tensor:
 @pytest.mark.parametrize("cuts", [[5], [64], [65, 3], [300, 1, 40], [700], [0, 7]])
 def test_a_slot_is_filled_as_by_the_plain_prefill(model: DualAR, cuts: list[int]):
     plain, stretched = new_store(), new_store()
-    graphs = PrefillGraphs(model, stretched, has_graphs=False)
+    graphs = PrefillGraphs(model, stretched, room=None)
     for cut in cuts:
         prefill_rows(model, prompt(cut), plain.view(SLOT))
         graphs.run(prompt(cut), stretched.view(SLOT))
     length = sum(cuts)
     assert stretched.length(SLOT) == plain.length(SLOT) == length
-    expected = plain.data[:, :, SLOT, :, :length]
-    error = (stretched.data[:, :, SLOT, :, :length] - expected).norm() / expected.norm()
+    expected = plain.slot_data(SLOT, 0, length)
+    error = (stretched.slot_data(SLOT, 0, length) - expected).norm() / expected.norm()
     assert error < 1e-5
-    assert not stretched.data[:, :, 1 - SLOT].any()
+    assert not stretched.slot_data(1 - SLOT).any()
 
 
 @torch.inference_mode()
 def test_a_stretch_at_the_end_of_the_room_writes_nothing_beyond_it(model: DualAR):
     plain, stretched = new_store(100), new_store(100)
-    graphs = PrefillGraphs(model, stretched, has_graphs=False)
+    graphs = PrefillGraphs(model, stretched, room=None)
     for rows in (prompt(60), prompt(39)):
         prefill_rows(model, rows, plain.view(SLOT))
         graphs.run(rows, stretched.view(SLOT))
-    expected = plain.data[:, :, SLOT, :, :99]
-    assert torch.allclose(stretched.data[:, :, SLOT, :, :99], expected, atol=1e-4)
+    expected = plain.slot_data(SLOT, 0, 99)
+    assert torch.allclose(stretched.slot_data(SLOT, 0, 99), expected, atol=1e-4)

@@ -213,3 +213,28 @@ def test_a_residual_size_beyond_the_codebook_is_refused(model: DualAR) -> None:
     for size in (0, CODEBOOK_SIZE + 1):
         with pytest.raises(ValueError, match="residual_size"):
             DualAR(model.config, residual_size=size)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("directory", ["tiny_directory", "turned_directory"])
+def test_a_lean_network_scores_speech_alike_and_nothing_else(
+    directory: str, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(directory)
+    full = load_dual_ar(path, "cpu", torch.float32)
+    lean = load_dual_ar(
+        path, "cpu", torch.float32, is_lean=True, host_tables=("embeddings.weight",)
+    )
+    hidden = torch.randn(2, full.config.dim)
+    assert torch.equal(lean.semantic_logits(hidden), full.semantic_logits(hidden))
+    begin, count = full.semantic_begin_id, full.num_semantic
+    end = Tokenizer.from_directory(path).im_end_id
+    lean.bind_tokens(begin, count, end)
+    assert torch.equal(lean.semantic_logits(hidden), full.semantic_logits(hidden))
+    if full.output is None:  # tied to the embeddings, which are needed
+        return
+    assert sum(p.numel() for p in lean.parameters()) < sum(p.numel() for p in full.parameters())
+    with pytest.raises(RuntimeError, match="cut"):
+        lean.token_logits(hidden)
+    with pytest.raises(ValueError, match="cut"):
+        lean.bind_tokens(begin, count - 1, end)
