@@ -87,7 +87,10 @@ class GraphRoom:
         graph = torch.cuda.CUDAGraph()
         with _no_garbage_collection(), torch.cuda.stream(self._stream):
             # thread_local: other threads may use the card meanwhile
-            graph.capture_begin(pool=self._pool.id, capture_error_mode="thread_local")
+            graph.capture_begin(
+                pool=self._pool.id,  # pyright: ignore[reportArgumentType]
+                capture_error_mode="thread_local",
+            )
             try:
                 result = step()
             finally:
