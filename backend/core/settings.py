@@ -8,7 +8,6 @@ known names are read; a near miss of a known name (``QUANTISATION``) is refused 
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -19,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from backend.core.api_keys import hash_keys
 from backend.core.cluster_settings import cluster_keys
 from backend.core.errors import SettingsError
+from backend.core.setting_names import keys_of, refuse_near_misses, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -342,8 +342,8 @@ def read_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     """
     present = env_file if env_file is not None and env_file.is_file() else None
     if present is not None:
-        _refuse_unknown(_keys_of(present), str(present))
-    _refuse_near_misses(os.environ)
+        refuse_unknown(keys_of(present), _known_keys(), FOREIGN_KEYS | cluster_keys(), str(present))
+    refuse_near_misses(os.environ, _known_keys())
     try:
         return Settings(_env_file=present, _env_file_encoding="utf-8", **overrides)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
@@ -359,40 +359,6 @@ def _split(value: object) -> object:
 
 def _known_keys() -> list[str]:
     return [name.upper() for name in Settings.model_fields]
-
-
-def _keys_of(env_file: Path) -> list[str]:
-    lines = (line.strip() for line in env_file.read_text(encoding="utf-8-sig").splitlines())
-    pairs = [line.removeprefix("export ") for line in lines if line and not line.startswith("#")]
-    for pair in pairs:
-        if "=" not in pair:
-            raise SettingsError(f"{env_file}: the line {pair!r} is not KEY=value")
-    return [pair.split("=", 1)[0].strip().upper() for pair in pairs]
-
-
-def _refuse_unknown(keys: list[str], where: str) -> None:
-    known = _known_keys()
-    for key in keys:
-        if key not in known and key not in FOREIGN_KEYS | cluster_keys():
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "; see .env.example for all settings"
-            raise SettingsError(f"unknown setting {key} in {where}{hint}")
-
-
-def _refuse_near_misses(environment: Iterable[str]) -> None:
-    """Refuse names that differ from a setting by a slip of the pen.
-
-    Short names (HOST, PORT, MODEL) resemble too much that belongs to others.
-    """
-    known = [key for key in _known_keys() if len(key) >= 10]
-    for name in environment:
-        key = name.upper()
-        if len(key) >= 10 and key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
-            if close:
-                raise SettingsError(
-                    f"unknown setting {key} in the environment; did you mean {close[0]}?"
-                )
 
 
 def _explain(error: ValidationError) -> str:
