@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 RESULT_FILE = Path("backend/docs/benchmarks/pocket.json")
 UNSEEN_SEED = 4711  # training draws its speakers with other seeds
+_OLDER_PARTS = "parts_before_refinement"
 _BATCH = 25
 # Measures that a marker must move, and which way.
 MARKER_DIRECTIONS: dict[str, dict[str, int]] = {
@@ -267,6 +268,19 @@ def judge_long_text(model: Model, ears: Ears, num_sentences: int) -> _Figures:
     }
 
 
+def speed_by_threads(folder: Path, threads: int, before: _Figures) -> _Figures:
+    """Figures of one number of threads beside those of others."""
+    others = {name: figures for name, figures in before.items() if isinstance(figures, dict)}
+    return {**others, f"threads_{threads}": measure_speed(folder, threads)}
+
+
+def note_as_new(result: _Figures, part: str) -> None:
+    """Take a part off the list of those that were judged before the codec was refined."""
+    older = [name for name in result.pop(_OLDER_PARTS, []) if name != part]
+    if older:
+        result[_OLDER_PARTS] = older
+
+
 def shipped_bytes(folder: Path) -> int:
     """Size of all files of a model folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -283,7 +297,7 @@ def main() -> None:
     parser.add_argument("--marker-sentences", type=int, default=4)
     parser.add_argument("--long-sentences", type=int, default=100)
     parser.add_argument("--only", nargs="*", help="judge these parts alone and keep the others")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, and of the engine")
     parser.add_argument("--workers", type=int, default=2, help="recognizer processes")
     parser.add_argument("--flite", type=Path, help="folder of the unpacked flite libraries")
     args = parser.parse_args()
@@ -301,11 +315,12 @@ def main() -> None:
         "clones": lambda: judge_clones(model, ears, args.speakers),
         "markers": lambda: judge_markers(model, ears, args.marker_sentences),
         "long_text": lambda: judge_long_text(model, ears, args.long_sentences),
-        "speed": lambda: measure_speed(args.model),
+        "speed": lambda: speed_by_threads(args.model, args.threads, result.get("speed", {})),
     }
     for name in args.only or steps:
         step, began = steps[name], time.perf_counter()
         result[name] = step()
+        note_as_new(result, name)
         print(f"{name} ({time.perf_counter() - began:.0f} s): {json.dumps(result[name])}")
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -18,16 +18,22 @@ _TEXT = "The children ran down the hill to meet their father, who had been away 
 _RUNS = 5
 
 
-def measure_speed(folder: Path) -> dict[str, Any]:
+def measure_speed(folder: Path, threads: int) -> dict[str, Any]:
     """Speak a sentence several times through the engine, prompt and codec included.
 
     ``x_realtime`` is audio seconds per second; ``cpu_s_per_audio_s`` counts processor time, which
-    other work on the machine does not change.
+    other work on the machine changes less.
+
+    Args:
+        folder: A model directory.
+        threads: For the engine, as the setting ``CPU_THREADS``; the figures name what was used.
     """
+    import torch
+
     from backend.core.settings import Settings
     from backend.opt_engine import OptimizedEngine
 
-    engine = OptimizedEngine.load(Settings(device="cpu"), folder)
+    engine = OptimizedEngine.load(Settings(device="cpu", cpu_threads=threads), folder)
     engine.warm_up()
     rates, costs = [], []
     for _ in range(_RUNS):
@@ -40,6 +46,7 @@ def measure_speed(folder: Path) -> dict[str, Any]:
         "x_realtime_median": round(float(np.median(rates)), 2),
         "x_realtime_best": round(max(rates), 2),
         "cpu_s_per_audio_s_median": round(float(np.median(costs)), 3),
+        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
     }

@@ -5,10 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from backend import opt_engine
+from backend.core.settings import Settings
+from backend.engine.precision import cpu_threads
+from scripts.pocket import judge_speed
 from scripts.pocket.curves import Curves, read_curves
 from scripts.pocket.export import WEIGHT_FILES, file_hash
-from scripts.pocket.judge import RESULT_FILE, shipped_bytes, unseen_speakers, word_error_rate
+from scripts.pocket.judge import (
+    RESULT_FILE,
+    note_as_new,
+    shipped_bytes,
+    speed_by_threads,
+    unseen_speakers,
+    word_error_rate,
+)
 from scripts.pocket.plot import plot_curves
 from scripts.pocket.recognizer import prepared, spoken_words, word_errors
 from scripts.pocket.speakers import draw_speakers
@@ -43,6 +55,45 @@ def test_the_ear_gets_sixteen_bit_samples_of_the_same_peak():
 
 def test_judged_speakers_are_not_among_the_training_speakers():
     assert not set(unseen_speakers(40)) & set(draw_speakers(2400, seed=1))
+
+
+class SilentEngine:
+    """Takes as many threads as an engine would, and speaks nothing."""
+
+    @classmethod
+    def load(cls, settings: Settings, _folder: Path) -> "SilentEngine":
+        torch.set_num_threads(cpu_threads(settings))
+        return cls()
+
+    def warm_up(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_speed_is_measured_with_the_threads_that_were_asked_for(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(opt_engine, "OptimizedEngine", SilentEngine)
+    monkeypatch.setattr(judge_speed, "_speak_once", lambda _engine, _folder: 1.0)
+    before = torch.get_num_threads()
+    try:
+        figures = speed_by_threads(POCKET, threads, {"threads_7": {"cores": 7}, "cores": 2})
+    finally:
+        torch.set_num_threads(before)
+    assert figures["threads_7"] == {"cores": 7}
+    assert figures[f"threads_{threads}"]["threads"] == threads
+    assert len(figures) == 2
+
+
+def test_a_part_that_is_judged_again_is_no_longer_called_older():
+    result = {"parts_before_refinement": ["long_text", "speed"]}
+    note_as_new(result, "words")
+    assert result == {"parts_before_refinement": ["long_text", "speed"]}
+    note_as_new(result, "speed")
+    assert result == {"parts_before_refinement": ["long_text"]}
+    note_as_new(result, "long_text")
+    assert result == {}
 
 
 def test_the_figures_belong_to_the_shipped_weights():
