@@ -25,13 +25,14 @@ class BlockBuffers:
         normed: ``[P, dim]``.
         length: ``[P, 1]``, of the vectors that are normalized.
         delta: ``[P, dim]``, what a half of a block adds to the stream.
-        qkv: ``[P, (H + 2 G) * D]``. The next six are views of it.
+        qkv: ``[P, (H + 2 G) * D]``. The next views are of it.
         qk: ``[P, H + G, D]``, queries and keys.
         turned: ``[P, H + G, D // 2]``, the same as complex numbers.
-        queries: ``[P, G, H // G, D]``.
-        keys_values: ``[2, P, G, D]``.
+        queries: ``[P, G, H // G, D]``; ``row_queries`` has a view for each row.
+        keys_values: ``[2, P, G, D]``; ``row_keys_values`` likewise.
         qk_length: ``[P, H + G, 1]``.
-        mixed: ``[P, H * D]``, what attention gives; ``mixed_heads`` views it like ``queries``.
+        mixed: ``[P, H * D]``, what attention gives; ``mixed_heads`` views it like ``queries``,
+            ``row_mixed`` row by row.
         gate_up: ``[P, 2 I]``; ``gate`` and ``up`` are its halves.
         active: ``[P, I]``.
     """
@@ -49,9 +50,12 @@ class BlockBuffers:
         self.turned = torch.view_as_complex(self.qk.unflatten(2, (-1, 2)))
         self.queries = heads[:, :num_heads].unflatten(1, grouped)
         self.keys_values = heads[:, num_heads:].unflatten(1, (2, num_groups)).transpose(0, 1)
+        self.row_queries = self.queries.unbind(0)
+        self.row_keys_values = self.keys_values.unbind(1)
         self.qk_length = torch.zeros(num_rows, num_heads + num_groups, 1)
         self.mixed = torch.zeros(num_rows, num_heads * head_dim)
         self.mixed_heads = self.mixed.view(num_rows, *grouped, head_dim)
+        self.row_mixed = self.mixed_heads.unbind(0)
         self.gate_up = torch.zeros(num_rows, 2 * sizes.intermediate_size)
         self.gate, self.up = self.gate_up.split(sizes.intermediate_size, dim=1)
         self.active = torch.zeros(num_rows, sizes.intermediate_size)
@@ -112,7 +116,8 @@ class StepBuffers:
         positions: ``[P]`` int64, of the slow transformer.
         turns: ``[P, 1, D // 2]`` complex, its rotation.
         code: ``[P]`` int64, the codes that the fast transformer reads next.
-        frame: ``[K, dim]``, embeddings of one frame.
+        frame_ids: ``[K]`` int64, rows of one frame's embeddings.
+        frame: ``[K, dim]``, these embeddings.
     """
 
     def __init__(
@@ -126,4 +131,5 @@ class StepBuffers:
         self.positions = torch.zeros(num_rows, dtype=torch.int64)
         self.turns = torch.zeros(num_rows, 1, slow.head_dim // 2, dtype=torch.complex64)
         self.code = torch.zeros(num_rows, dtype=torch.int64)
+        self.frame_ids = torch.zeros(sizes.num_codebooks, dtype=torch.int64)
         self.frame = torch.zeros(sizes.num_codebooks, slow.dim)

@@ -97,6 +97,16 @@ class PackedBlock:
             down=_packed(ffn.w2),
         )
 
+    def heads_of(self, x: Tensor, sizes: BlockConfig) -> Tensor:
+        """Queries, keys and values ``[n, (H + 2 G) * D]`` of inputs ``[n, dim]``, not rotated."""
+        normed = torch.empty_like(x)
+        self.attention_norm.into(x, normed, x.new_empty(len(x), 1))
+        qkv = self.wqkv(normed)
+        if self.qk_norm is not None:
+            qk = qkv.unflatten(1, (-1, sizes.head_dim))[:, : sizes.n_head + sizes.n_local_heads]
+            self.qk_norm.into(qk, qk, qk.new_empty(*qk.shape[:2], 1))
+        return qkv
+
 
 @dataclass(frozen=True, slots=True)
 class PackedNetwork:
@@ -114,6 +124,8 @@ class PackedNetwork:
         is_fast_input_normed: Whether the fast transformer reads normalized hidden states.
         fast_project_in: ``dim`` to ``fast_dim``; None where they are equal.
         fast_embeddings: ``[codebook_size, fast_dim]``.
+        fast_heads: ``[codebook_size, (H + 2 G) * D]``, what the first fast block makes of them
+            before the rotation: it depends on the code alone.
         fast: Blocks of the transformer over codebooks.
         fast_sizes: Their sizes.
         fast_norm: Behind them.
@@ -133,6 +145,7 @@ class PackedNetwork:
     is_fast_input_normed: bool
     fast_project_in: PackedLinear | None
     fast_embeddings: Tensor
+    fast_heads: Tensor
     fast: tuple[PackedBlock, ...]
     fast_sizes: BlockConfig
     fast_norm: VectorNorm
@@ -146,6 +159,7 @@ class PackedNetwork:
         assert model.semantic_head is not None
         config, project = model.config, model.fast_project_in
         divisor = math.sqrt(config.num_codebooks + 1) if config.scale_codebook_embeddings else 1.0
+        codes, fast = model.fast_embeddings.weight.detach(), _packed_blocks(model.fast_layers)
         return cls(
             embeddings=model.embeddings.weight.detach(),
             codebook_embeddings=model.codebook_embeddings.weight.detach(),
@@ -157,8 +171,9 @@ class PackedNetwork:
             semantic_head=PackedLinear(model.semantic_head),
             is_fast_input_normed=config.norm_fastlayer_input,
             fast_project_in=_packed(project) if isinstance(project, nn.Linear) else None,
-            fast_embeddings=model.fast_embeddings.weight.detach(),
-            fast=_packed_blocks(model.fast_layers),
+            fast_embeddings=codes,
+            fast_heads=fast[0].heads_of(codes, config.fast_block),
+            fast=fast,
             fast_sizes=config.fast_block,
             fast_norm=VectorNorm.of(model.fast_norm),
             fast_head=PackedLinear(model.fast_output.weight[: model.residual_size]),

@@ -13,6 +13,7 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from backend.engine.cpu_buffers import SlowRow, StepBuffers
@@ -21,7 +22,6 @@ from backend.engine.host_sampling import HostSlots, draw_code
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -62,6 +62,7 @@ class PackedFrameDecoder:
         self._scale = 1.0 / math.sqrt(slow.head_dim)
         groups = (slow.n_local_heads, slow.n_head // slow.n_local_heads)
         self._score_room = torch.zeros(2, *groups, store.max_positions)
+        self._code_offsets = np.arange(sizes.num_codebooks) * network.codebook_size
         draws = sizes.draws
         self._first_draws = [sum(draws[:codebook]) for codebook in range(sizes.num_codebooks)]
 
@@ -93,30 +94,30 @@ class PackedFrameDecoder:
         slow, network = buffers.slow, self._network
         slow.x[len(rows) :].zero_()
         for row, (slot, length) in enumerate(rows):
-            self._embed(slot, buffers.frame, slow.x[row])
+            self._embed(slot, buffers, slow.x[row])
             buffers.positions[row] = length
         torch.index_select(network.rope, 0, buffers.positions, out=buffers.turns)
         seen = [SlowRow(self.store, slot, length, self._score_room) for slot, length in rows]
-        queries, keys_values = slow.queries.unbind(0), slow.keys_values.unbind(1)
-        mixed = slow.mixed_heads.unbind(0)
         for layer_idx, block in enumerate(network.slow):
-            _project_heads(block, slow, buffers.turns)
+            _project_heads(block, slow)
+            torch.mul(slow.turned, buffers.turns, out=slow.turned)
             for row, row_seen in enumerate(seen):
-                row_seen.new[layer_idx].copy_(keys_values[row])
-                self._attend_row(queries[row], row_seen, layer_idx, mixed[row])
+                row_seen.new[layer_idx].copy_(slow.row_keys_values[row])
+                self._attend_row(slow.row_queries[row], row_seen, layer_idx, slow.row_mixed[row])
             _rest_of_block(block, slow)
 
-    def _embed(self, slot: int, frame: Tensor, out: Tensor) -> None:
+    def _embed(self, slot: int, buffers: StepBuffers, out: Tensor) -> None:
         """The input ``[dim]`` of a slot's pending row: a token, or a frame of codes."""
         network, sizes = self._network, self.sizes
-        token, *codes = self._slots.pending[slot].tolist()
+        pending = self._slots.pending[slot]
+        token = int(pending[0])
         text = network.embeddings[token]
         if not 0 <= token - sizes.semantic_begin_id < sizes.num_semantic:
             out.copy_(text)
             return
-        ids = [code + book * network.codebook_size for book, code in enumerate(codes)]
-        torch.index_select(network.codebook_embeddings, 0, torch.tensor(ids), out=frame)
-        torch.sum(frame, 0, out=out)
+        buffers.frame_ids.numpy()[:] = pending[1:] + self._code_offsets
+        torch.index_select(network.codebook_embeddings, 0, buffers.frame_ids, out=buffers.frame)
+        torch.sum(buffers.frame, 0, out=out)
         out.add_(text).div_(network.audio_divisor)
 
     def _attend_row(self, q: Tensor, seen: SlowRow, layer_idx: int, out: Tensor) -> None:
@@ -170,7 +171,11 @@ class PackedFrameDecoder:
         new, seen = buffers.room.new[position], buffers.room.seen[position]
         turns, last = network.fast_rope[position], len(network.fast) - 1
         for layer_idx, block in enumerate(network.fast):
-            _project_heads(block, fast, turns)
+            if layer_idx == 0 and position > 0:  # a code's, whatever came before it
+                torch.index_select(network.fast_heads, 0, buffers.code, out=fast.qkv)
+            else:
+                _project_heads(block, fast)
+            torch.mul(fast.turned, turns, out=fast.turned)
             new[layer_idx].copy_(fast.keys_values)
             if position == 0 and layer_idx == last:
                 return  # nothing is drawn from position 0: the others only look at it
@@ -194,13 +199,12 @@ class PackedFrameDecoder:
                 recent[:, -1] = frame
 
 
-def _project_heads(block: PackedBlock, buffers: BlockBuffers, turns: Tensor) -> None:
-    """From the stream to normalized and rotated queries and keys, and values."""
+def _project_heads(block: PackedBlock, buffers: BlockBuffers) -> None:
+    """From the stream to normalized queries and keys, and values."""
     block.attention_norm.into(buffers.x, buffers.normed, buffers.length)
     block.wqkv.into(buffers.normed, buffers.qkv)
     if block.qk_norm is not None:
         block.qk_norm.into(buffers.qk, buffers.qk, buffers.qk_length)
-    torch.mul(buffers.turned, turns, out=buffers.turned)
 
 
 def _rest_of_block(block: PackedBlock, buffers: BlockBuffers) -> None:
