@@ -26,11 +26,12 @@ class ServerFailedError(Exception):
 
 
 @contextmanager
-def own_server(settings: Mapping[str, str]) -> Iterator[str]:
+def own_server(settings: Mapping[str, str], module: str = "backend.app") -> Iterator[str]:
     """Start a server, give its address once it can speak, and stop it at the end.
 
     Args:
         settings: Environment variables that win over this process's own.
+        module: What is started; ``backend.cluster`` for several copies of the engine.
 
     Raises:
         ServerFailedError: It stopped or was not ready in time.
@@ -40,7 +41,7 @@ def own_server(settings: Mapping[str, str]) -> Iterator[str]:
         env = {**os.environ, "DATA_DIR": folder, **settings, "PORT": str(port)}
         env["HOST"] = "127.0.0.1"
         log = Path(folder) / "server.log"
-        child = Child("server", [sys.executable, "-m", "backend.app"], env, ROOT, log)
+        child = Child("server", [sys.executable, "-m", module], env, ROOT, log)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(child, url)
