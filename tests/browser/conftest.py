@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.unit.ui.fake_backend import FakeBackend
 from tests.unit.ui.server import RunningServer
@@ -36,6 +36,8 @@ def free_port() -> int:
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.fail("no Chromium: install it, on Debian with apt-get install chromium")
+    # Also what only should appear: a busy machine is no reason to fail.
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         yield running
