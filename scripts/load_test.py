@@ -88,11 +88,7 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": "listeners over HTTP on loopback, streaming pcm, playing back in real time",
         "note": options.note,
-        "machine": {
-            "system": platform.platform(),
-            "cpu_count": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine_facts(),
         "server": {key: health[key] for key in ("model", "device", "precision", "version")},
         "options": {
             "seconds": options.seconds if options.requests is None else None,
@@ -107,6 +103,15 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
             "seed": options.seed,
         },
         "levels": levels,
+    }
+
+
+def machine_facts() -> dict[str, Any]:
+    """Tell what the listeners run on."""
+    return {
+        "system": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "python": platform.python_version(),
     }
 
 

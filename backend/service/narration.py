@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from backend.core.errors import DeadlineExceededError, GenerationError, QueueFul
 from backend.core.types import AudioChunk, FinishReason, SynthesisRequest, Turn
 from backend.service.cache import SemanticCache, SpokenCodes, semantic_key
 from backend.service.ledger import SEMANTIC
+from backend.service.second_try import whole_or_again
 from backend.service.text import text_weight
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ class Narrator:
                     buffered_s=ledger.buffered_s,
                     speed=ledger.speed,
                 )
-                results = self._submit(request, is_admitted=ledger.num_samples > 0)
+                results = self._results(request, is_admitted=ledger.num_samples > 0)
                 async with aclosing(results):
                     async for result in results:
                         if isinstance(result, AudioChunk):
@@ -243,7 +245,7 @@ class Narrator:
         )
         frames: list[NDArray[np.int32]] = []
         is_admitted = narration.is_patient or ledger.num_samples > 0
-        results = self._submit(request, is_admitted=is_admitted)
+        results = self._results(request, is_admitted=is_admitted)
         async with aclosing(results):
             async for result in results:
                 if isinstance(result, AudioChunk):
@@ -255,6 +257,14 @@ class Narrator:
                 if frames and not cached:
                     codes = np.concatenate(frames, axis=1)
                     self._cache.put(key, SpokenCodes(codes, reason))
+
+    def _results(
+        self, request: SynthesisRequest, *, is_admitted: bool
+    ) -> AsyncGenerator[AudioChunk | SynthesisSummary, None]:
+        """Run a request: a stream as it comes, the rest whole, and again if its engine dies."""
+        if request.stream:
+            return self._submit(request, is_admitted=is_admitted)
+        return whole_or_again(partial(self._submit, request, is_admitted=is_admitted))
 
     async def _submit(
         self, request: SynthesisRequest, *, is_admitted: bool

@@ -148,7 +148,7 @@ class OpenWork:
             opened.deaths_seen += 1
             opened.has_begun = False
             if opened.has_sound:
-                num_broken += 1
+                num_broken += opened.request.stream  # files have not been heard, and are made anew
                 self._end(opened, EngineDiedError(f"{reason} while it spoke: the sound ends here"))
             elif opened.tries >= MAX_TRIES or opened.deaths_seen >= MAX_DEATHS_SEEN:
                 self._end(opened, EngineDiedError(f"{reason}, again, before there was any sound"))

@@ -27,12 +27,14 @@ class Habits:
         force_frames: Frames of every answer, or None for as many as the text takes.
         prebuffer_s: Sound that is gathered before it is played.
         in_real_time: Hear an answer to its end before asking again; else ask at once.
+        is_streaming: Take the sound while it is made; else wait for whole files.
         timeout_s: Longest silence of the server.
     """
 
     force_frames: int | None = None
     prebuffer_s: float = 0.0
     in_real_time: bool = True
+    is_streaming: bool = True
     timeout_s: float = 300.0
 
 
@@ -75,7 +77,8 @@ class Budget:
 
 async def ask_once(client: httpx.AsyncClient, ask: Ask, habits: Habits) -> Outcome:
     """Send one request and take the answer as it comes."""
-    form = {"text": ask.text, "seed": str(ask.seed), "format": "pcm", "stream": "true"}
+    form = {"text": ask.text, "seed": str(ask.seed), "format": "pcm"}
+    form["stream"] = "true" if habits.is_streaming else "false"
     if ask.voice is not None:
         form["voice"] = ask.voice
     if habits.force_frames is not None:

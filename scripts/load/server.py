@@ -26,12 +26,15 @@ class ServerFailedError(Exception):
 
 
 @contextmanager
-def own_server(settings: Mapping[str, str], module: str = "backend.app") -> Iterator[str]:
+def own_server(
+    settings: Mapping[str, str], module: str = "backend.app", keep_log: Path | None = None
+) -> Iterator[str]:
     """Start a server, give its address once it can speak, and stop it at the end.
 
     Args:
         settings: Environment variables that win over this process's own.
         module: What is started; ``backend.cluster`` for several copies of the engine.
+        keep_log: Where its log goes; None throws it away.
 
     Raises:
         ServerFailedError: It stopped or was not ready in time.
@@ -40,7 +43,7 @@ def own_server(settings: Mapping[str, str], module: str = "backend.app") -> Iter
     with tempfile.TemporaryDirectory(prefix="load-test-") as folder:
         env = {**os.environ, "DATA_DIR": folder, **settings, "PORT": str(port)}
         env["HOST"] = "127.0.0.1"
-        log = Path(folder) / "server.log"
+        log = keep_log or Path(folder) / "server.log"
         child = Child("server", [sys.executable, "-m", module], env, ROOT, log)
         try:
             url = f"http://127.0.0.1:{port}"
