@@ -13,6 +13,7 @@ from backend.core.contract import FrameChunk
 from backend.engine.decode_frames import (
     FRAME_BUCKETS,
     MOST_FRAMES_AT_ONCE,
+    MOST_FRAMES_ON_CPU,
     DecodePlan,
     StreamDecoder,
 )
@@ -157,16 +158,17 @@ def test_a_bad_call_is_refused_and_moves_nothing(codec, slots, shape, named):
 @pytest.mark.parametrize("fixed_lengths", [True, False])
 @pytest.mark.parametrize("batching", [True, False])
 @pytest.mark.parametrize("max_frames", [1, 20, 32, 200])
-def test_a_plan_covers_every_frame_once_in_order(max_frames, batching, fixed_lengths):
+@pytest.mark.parametrize("most_frames", [MOST_FRAMES_ON_CPU, MOST_FRAMES_AT_ONCE])
+def test_a_plan_covers_every_frame_once_in_order(max_frames, batching, fixed_lengths, most_frames):
     lengths = [0, 1, 23, 40, 200, *[3] * 100]
-    plan = DecodePlan(max_frames, batching, fixed_lengths)
+    plan = DecodePlan(max_frames, batching, fixed_lengths, most_frames)
     done = [0] * len(lengths)
     for pieces in plan.batches(lengths):
         assert len({piece.stream for piece in pieces}) == len(pieces)
         [size] = {piece.stop - piece.start for piece in pieces}
         assert size <= max_frames
         assert size in FRAME_BUCKETS or not fixed_lengths
-        assert len(pieces) == 1 or (batching and len(pieces) * size <= MOST_FRAMES_AT_ONCE)
+        assert len(pieces) == 1 or (batching and len(pieces) * size <= most_frames)
         for piece in pieces:
             assert piece.start == done[piece.stream]
             done[piece.stream] = piece.stop
