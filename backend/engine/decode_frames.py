@@ -37,8 +37,8 @@ MOST_FRAMES_AT_ONCE = 128
 CHUNKS_AT_ONCE = 4
 """The same in chunks of full size, so that a smaller ``CHUNK_SIZE`` needs less memory."""
 MOST_FRAMES_ON_CPU = 32
-"""The same on a CPU, where more than fits its caches is slower: pocket voice, one core, a frame of 4
-streams x 16 frames took 3.8 ms, of 2 x 16 or 4 x 8 frames 3.0 ms."""
+"""The same on a CPU, where more than fits its caches is slower: pocket voice, one core, a frame of
+4 streams x 16 frames took 3.8 ms, of 2 x 16 or 4 x 8 frames 3.0 ms."""
 FIRST_POSITIONS = 8192
 """Frames of a stream there is room for from the beginning (six minutes of S1-mini); longer streams
 make the table grow."""
