@@ -176,15 +176,15 @@ def _settle(url: str, voices: Sequence[str], options: argparse.Namespace) -> Non
 
 
 def _settings(options: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
-    settings = {
+    settings: dict[str, str] = {
         "MAX_SLOTS": "128",
         "MAX_SEQ_LEN": "1024",
         "MAX_QUEUE": "1024",
         "PREFIX_CACHE_MB": "2048",
         "SPEECH_GUARD": "false",
         "LOG_LEVEL": "warning",
-        "MODEL": options.model or _random_model(stack),
     }
+    settings["MODEL"] = options.model or _random_model(stack)
     return {key: os.environ.get(key, value) for key, value in settings.items()}
 
 
