@@ -33,12 +33,18 @@ class PackedLinear:
     Args:
         weight: ``[out, in]`` float32, exact in float16 (``is_exact_in_fp16``).
         bias: ``[out]`` float32 or None.
+
+    Attributes:
+        shape: Of the weight.
+        is_row_by_row: Whether ``into`` multiplies each row alone, for machines where a row's bits
+            depend on how many there are.
     """
 
-    __slots__ = ("_bias", "_packed", "shape")
+    __slots__ = ("_bias", "_packed", "is_row_by_row", "shape")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.shape = weight.shape
+        self.is_row_by_row = False
         has_no_bias = bias is None and _writes_into_buffers()
         zeros = None if has_no_bias else weight.new_zeros(weight.shape[0])
         self._bias = zeros if bias is None else bias.detach()
@@ -54,7 +60,14 @@ class PackedLinear:
         return torch.fbgemm_linear_fp16_weight_fp32_activation(x, self._packed, self._bias)
 
     def into(self, x: Tensor, out: Tensor) -> None:
-        """Multiply ``[P, in]`` into ``out``, ``[P, out]`` in one piece; the same bits as a call."""
+        """Multiply ``[P, in]`` into ``out``, ``[P, out]`` in one piece; the bits are a call's."""
+        if self.is_row_by_row and len(x) > 1:
+            for row, out_row in zip(x.split(1), out.split(1), strict=True):
+                self._into(row, out_row)
+        else:
+            self._into(x, out)
+
+    def _into(self, x: Tensor, out: Tensor) -> None:
         if _writes_into_buffers():
             torch.fbgemm_linear_fp16_weight_fp32_activation(x, self._packed, self._bias, out)
         else:

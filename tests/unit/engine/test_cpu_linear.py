@@ -76,6 +76,13 @@ def test_a_row_has_the_same_bits_in_every_batch_size_that_is_used(
             assert torch.equal(linear(x[order]), rows[order])
 
 
+def test_row_by_row_every_row_is_the_row_alone():
+    linear, x, out = PackedLinear(half_weight(320, 513)), torch.randn(5, 320), torch.empty(5, 513)
+    linear.is_row_by_row = True
+    linear.into(x, out)
+    assert torch.equal(out, torch.cat([linear(row) for row in x.split(1)]))
+
+
 def product(x: Tensor) -> Tensor:
     """A layer that is the same for every row, whatever the machine."""
     return x * 2

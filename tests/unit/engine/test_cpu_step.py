@@ -11,6 +11,7 @@ import torch
 
 from backend.core.settings import Settings
 from backend.core.types import SamplingParams
+from backend.engine import compute as compute_module
 from backend.engine import cpu_linear
 from backend.engine.compute import choose_compute
 from backend.engine.cpu_network import PackedNetwork
@@ -104,8 +105,17 @@ def test_two_hundred_frames_are_those_of_the_plain_step(model: DualAR, network: 
     assert torch.equal(fast.store.lengths, plain.store.lengths)
 
 
-def test_a_row_has_its_bits_in_any_company(model: DualAR, network: PackedNetwork):
-    sizes = choose_compute(model, torch.device("cpu"), is_fast=True).batch_sizes
+@pytest.mark.parametrize("safe", [None, (3, 4, 8), (1,)])
+def test_a_row_has_its_bits_in_any_company(
+    model: DualAR, safe: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+):
+    if safe is not None:  # a machine where few sizes, and not that of a lone row, are safe
+        monkeypatch.setattr(compute_module, "stable_batch_sizes", lambda *_, **__: safe)
+    compute = choose_compute(model, torch.device("cpu"), is_fast=True)
+    sizes, network = compute.batch_sizes, compute.packed
+    assert network is not None
+    assert sizes[0] == 1  # a lone sequence is never filled up
+    assert safe is None or network.semantic_head.is_row_by_row
     together = packed(network, new_decoder(model, 3, max_positions=128))
     frames: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
     started: set[int] = set()
