@@ -198,6 +198,10 @@ class Quantizer(nn.Module):
 
         The same sum in another order (5 kernels instead of 5 per codebook).
         """
+        self._folded = self.folded_lookups()
+
+    def folded_lookups(self) -> FoldedLookups:
+        """Give all codebooks as one table and one projection."""
         books = self.codebooks()
         weights = [widened(book.codebook.weight) for book in books]
         sizes = torch.tensor([weight.shape[0] for weight in weights])
@@ -208,7 +212,7 @@ class Quantizer(nn.Module):
             biases = [
                 widened(book.out_proj.bias) for book in books if book.out_proj.bias is not None
             ]
-            self._folded = FoldedLookups(
+            return FoldedLookups(
                 last=(sizes - 1)[:, None].to(device),
                 first_row=(sizes.cumsum(0) - sizes)[:, None].to(device),
                 table=torch.cat(weights),

@@ -1,0 +1,1 @@
+"""Triton kernels of the fused codec; ``triton_ops.py`` starts them."""
