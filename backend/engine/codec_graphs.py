@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from backend.engine.capture import GraphRoom
 
-    Step: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-    """Codes ``[B, K, f]`` and rows ``[B]`` to samples ``[B, S]``, all on the device."""
+    Step: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+    """Codes ``[B, K, f]``, rows and lengths ``[B]`` to samples ``[B, S]``, all on the device."""
 
 _log = logging.getLogger(__name__)
 _RUNS_BEFORE_CAPTURE = 3
@@ -46,8 +46,8 @@ class Replay(Protocol):
 class Capture(Protocol):
     """Makes a replay of a step."""
 
-    def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
-        """Bind ``step`` to the tensors ``codes`` and ``rows``, whose values change between replays.
+    def __call__(self, step: Step, codes: Tensor, rows: Tensor, lengths: Tensor) -> Replay:
+        """Bind ``step`` to its tensors, whose values change between replays.
 
         Raises:
             torch.OutOfMemoryError: There is no room for the step's intermediate results.
@@ -57,7 +57,7 @@ class Capture(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A replay and its input: ``[B * K * f + B]`` int64, first codes, then rows."""
+    """A replay and its input: ``[B * K * f + 2 * B]`` int64: codes, rows, lengths."""
 
     packed: Tensor
     replay: Replay
@@ -70,7 +70,7 @@ class CudaCapture:
     def __init__(self, room: GraphRoom) -> None:
         self._room = room
 
-    def __call__(self, step: Step, codes: Tensor, rows: Tensor) -> Replay:
+    def __call__(self, step: Step, codes: Tensor, rows: Tensor, lengths: Tensor) -> Replay:
         """Run ``step`` a few times, then capture it."""
         # Shapes are fixed here, so cuDNN may measure its algorithms once and keep the fastest.
         with (
@@ -79,7 +79,9 @@ class CudaCapture:
                 enabled=True, benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32
             ),
         ):
-            graph, samples = self._room.capture(lambda: step(codes, rows), _RUNS_BEFORE_CAPTURE)
+            graph, samples = self._room.capture(
+                lambda: step(codes, rows, lengths), _RUNS_BEFORE_CAPTURE
+            )
 
         def replay() -> Tensor:
             graph.replay()
@@ -125,12 +127,13 @@ class CodecGraphs:
         """Replays that exist. At most one per bucket of batch and length of piece."""
         return sum(bound is not None for bound in self._bound.values())
 
-    def run(self, codes: Tensor, rows: Sequence[int]) -> Tensor:
+    def run(self, codes: Tensor, rows: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """Advance ``rows`` by their next frames.
 
         Args:
             codes: ``[B, K, f]`` int64 on the host.
             rows: B rows of the state, none twice.
+            lengths: How many of the f frames each row has.
 
         Returns:
             ``[B or more, S]`` on the device: the first B rows are the samples. Valid until the
@@ -142,14 +145,15 @@ class CodecGraphs:
         batch, frames = codes.shape[0], codes.shape[2]
         bound = self._bound_for(batch, frames)
         if bound is None:
-            return self._step(codes.to(self._device), torch.tensor(rows, device=self._device))
-        bucket = bound.num_rows
-        missing = bucket - batch
-        filler = codes.new_zeros(missing * codes[0].numel())
-        row_numbers = torch.tensor([*rows, *[self._scratch_row] * missing])
-        packed = torch.cat((codes.flatten(), filler, row_numbers))
-        if self._device.type == "cuda":
-            packed = packed.pin_memory()
+            numbers = torch.tensor([rows, lengths], device=self._device)
+            return self._step(codes.to(self._device), numbers[0], numbers[1])
+        missing = bound.num_rows - batch
+        packed = torch.zeros(
+            bound.packed.shape[0], dtype=torch.int64, pin_memory=self._device.type == "cuda"
+        )
+        packed[: codes.numel()] = codes.flatten()
+        filled = [*rows, *[self._scratch_row] * missing, *lengths, *[frames] * missing]
+        packed[-len(filled) :] = torch.tensor(filled)
         bound.packed.copy_(packed, non_blocking=True)
         return bound.replay()
 
@@ -188,8 +192,9 @@ class CodecGraphs:
 
     def _captured(self, batch: int, frames: int) -> _Bound | None:
         num_codes = batch * self._num_codebooks * frames
-        packed = torch.zeros(num_codes + batch, dtype=torch.int64, device=self._device)
-        packed[num_codes:] = self._scratch_row
+        packed = torch.zeros(num_codes + 2 * batch, dtype=torch.int64, device=self._device)
+        packed[num_codes : num_codes + batch] = self._scratch_row
+        packed[num_codes + batch :] = frames
         try:
             replay = self._capture(self._step, *self._unpacked(packed, batch, frames))
         except torch.OutOfMemoryError:
@@ -202,6 +207,6 @@ class CodecGraphs:
             return None
         return _Bound(packed, replay, batch)
 
-    def _unpacked(self, packed: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor]:
-        rows = packed[-batch:]
-        return packed[:-batch].view(batch, self._num_codebooks, frames), rows
+    def _unpacked(self, packed: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        codes, rows, lengths = packed.split((packed.shape[0] - 2 * batch, batch, batch))
+        return codes.view(batch, self._num_codebooks, frames), rows, lengths

@@ -1,4 +1,4 @@
-"""The number format of the codec, and its snake kernel."""
+"""The number format of the codec, and its kernels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 if TYPE_CHECKING:
+    from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.layers import SnakeKernel
 
 CodecPrecisionName: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
-_AMPERE = (8, 0)
+_AMPERE, _HOPPER = (8, 0), (9, 0)
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -74,3 +75,22 @@ def find_snake_kernel(device: torch.device) -> tuple[SnakeKernel | None, tuple[s
     except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
         return None, (f"the codec's snake runs as plain PyTorch: Triton failed ({error})",)
     return snake, ()
+
+
+def find_fused_ops(precision: CodecPrecision) -> tuple[FusedOps | None, tuple[str, ...]]:
+    """Give the kernels of the fused decoding half if this machine can run them.
+
+    Returns:
+        The operations or None for the codec's modules, and what to tell people about it.
+    """
+    device = precision.device
+    if device.type != "cuda" or precision.name == "fp32":
+        return None, ()
+    capability = torch.cuda.get_device_capability(device)
+    if importlib.util.find_spec("triton") is None or capability < _AMPERE:
+        return None, ("the codec decodes in plain PyTorch: no Triton, or a card before Ampere",)
+    try:
+        from backend.models.codec.fused.triton_ops import TritonOps
+    except ImportError as error:
+        return None, (f"the codec decodes in plain PyTorch: Triton failed ({error})",)
+    return TritonOps(has_pdl=capability >= _HOPPER), ("the codec decodes in fused kernels",)

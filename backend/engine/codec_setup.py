@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,13 @@ from backend.engine.codec_graphs import CudaCapture
 from backend.engine.codec_precision import (
     CodecPrecision,
     choose_codec_precision,
+    find_fused_ops,
     find_snake_kernel,
 )
 from backend.engine.decode_frames import StreamDecoder
 from backend.engine.encode_reference import ReferenceEncoder
+from backend.models.codec.fused.decoder import FusedDecoder
+from backend.models.codec.fused.network import why_not_fused
 from backend.models.codec.weights import load_codec
 
 if TYPE_CHECKING:
@@ -25,7 +29,12 @@ if TYPE_CHECKING:
     from backend.core.settings import Settings
     from backend.engine.codec_graphs import Capture
     from backend.models.codec.codec import Codec
+    from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.layers import SnakeKernel
+
+_log = logging.getLogger(__name__)
+_IS_PROVEN = False
+"""The fused decoding half stays off until its tests have passed on a card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class CodecSetup:
     Attributes:
         precision: Device and number format.
         snake: The fused activation, or None for plain PyTorch.
+        fused_ops: What the fused decoding half runs on, or None for the codec's modules.
         capture: Makes CUDA graphs of the streaming step, or None.
         max_frames: Most frames of a stream in one go.
         batching: Whether streams are decoded together.
@@ -45,6 +55,7 @@ class CodecSetup:
 
     precision: CodecPrecision
     snake: SnakeKernel | None
+    fused_ops: FusedOps | None
     capture: Capture | None
     max_frames: int
     batching: bool
@@ -74,24 +85,37 @@ class CodecSetup:
         )  # fmt: skip
 
     def stream_decoder(self, codec: Codec, num_slots: int) -> StreamDecoder:
-        """Give ``num_slots`` streams over a codec that ``load_decoder`` loaded."""
+        """Give ``num_slots`` streams over a codec that ``load_decoder`` loaded.
+
+        The fused decoder takes the weights of the codec, which cannot decode by itself then.
+        """
+        fused = None
+        if self.fused_ops is not None:
+            reason = why_not_fused(codec)
+            if reason is None:
+                fused = FusedDecoder(codec, self.fused_ops, takes_weights=True)
+            else:
+                _log.info("the codec decodes in plain PyTorch, not in fused kernels: %s", reason)
         return StreamDecoder(
-            codec, num_slots, self.max_frames, batching=self.batching, capture=self.capture
-        )
+            codec, num_slots, self.max_frames,
+            batching=self.batching, capture=self.capture, fused=fused,
+        )  # fmt: skip
 
 
 def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
     """Choose by settings and machine, and set PyTorch's process-wide flags."""
     precision = choose_codec_precision(settings.codec_precision, device)
     snake, snake_notes = find_snake_kernel(device) if settings.codec_fused else (None, ())
+    fused_ops, fused_notes = find_fused_ops(precision) if _IS_PROVEN else (None, ())
     room = GraphRoom(device) if settings.cuda_graphs and device.type == "cuda" else None
     return CodecSetup(
         precision=precision,
         snake=snake,
+        fused_ops=fused_ops,
         capture=None if room is None else CudaCapture(room),
         max_frames=settings.chunk_size,
         batching=settings.codec_batching,
         room=room,
         is_encoder_on_host=settings.encoder_on_host and device.type == "cuda",
-        notes=(*set_backends(precision), *precision.notes, *snake_notes),
+        notes=(*set_backends(precision), *precision.notes, *snake_notes, *fused_notes),
     )

@@ -8,8 +8,10 @@ decoded as one batch, and a stream's samples depend neither on the cuts nor on i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from backend.engine.codec_graphs import CodecGraphs
@@ -17,20 +19,24 @@ from backend.engine.codec_graphs import CodecGraphs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from backend.core.contract import FrameChunk
     from backend.engine.codec_graphs import Capture
     from backend.models.codec.codec import Codec
+    from backend.models.codec.fused.decoder import FusedDecoder
+    from backend.models.codec.fused.state import FusedPool
+    from backend.models.codec.state_pool import StatePool
 
 FIRST_FRAMES = 2
 """Pieces of a stream's beginning: graphs of all batch sizes are there from the start."""
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that get a CUDA graph; a batch between two of them is filled with the scratch row."""
-FRAME_BUCKETS = (1, 2, 4, 8, 16, 32)
-"""Frames of a piece under CUDA graphs: the ramp of a stream's chunks."""
+FRAME_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Frames of a piece under CUDA graphs: the ramp of a stream's chunks, and what whole files take."""
+MOST_FILLING = 1 / 3
+"""Share of a batch that may be filling, where pieces may be filled up: more is cheaper in two."""
 MOST_FRAMES_AT_ONCE = 128
 """Frames of all streams of a batch together. The last layers of S1-mini hold 96 channels a sample:
 128 frames are 50 MB a tensor in half precision, and a large card is busy with them."""
@@ -73,18 +79,20 @@ class DecodePlan:
         fixed_lengths: Whether pieces have lengths of ``FRAME_BUCKETS`` only.
         most_frames: Most frames of all streams of a batch together, unless one piece is longer;
             ``most_frames_together`` is never exceeded either.
+        filling: Whether a batch may hold shorter pieces than its longest.
     """
 
     max_frames: int
     batching: bool = True
     fixed_lengths: bool = False
     most_frames: int = MOST_FRAMES_AT_ONCE
+    filling: bool = False
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[Piece]]:
         """Cut streams of ``lengths`` frames; the pieces of a stream come in their order.
 
         Yields:
-            Pieces of different streams and of equal length.
+            Pieces of different streams, of equal length unless they may be filled up.
         """
         done = [0] * len(lengths)
         while True:
@@ -92,14 +100,19 @@ class DecodePlan:
             for idx, (start, length) in enumerate(zip(done, lengths, strict=True)):
                 if start < length:
                     size = self._piece_length(length - start)
-                    groups.setdefault(size, []).append(Piece(idx, start, start + size))
+                    frames = self.frames_of(size)
+                    groups.setdefault(frames, []).append(Piece(idx, start, start + size))
                     done[idx] = start + size
             if not groups:
                 return
-            for size, pieces in groups.items():
-                most = self._most_streams(size)
+            for frames, pieces in groups.items():
+                most = self._most_streams(frames)
                 for first in range(0, len(pieces), most):
                     yield pieces[first : first + most]
+
+    def frames_of(self, size: int) -> int:
+        """Frames that a piece of ``size`` has once it is filled up."""
+        return _bucket_of(size) if self.filling else size
 
     def sizes(self, num_slots: int) -> list[tuple[int, int]]:
         """Give every pair of batch bucket and piece that ``num_slots`` streams can need."""
@@ -113,7 +126,10 @@ class DecodePlan:
 
     def _piece_length(self, remaining: int) -> int:
         longest = min(remaining, self.max_frames)
-        if not self.fixed_lengths:
+        bucket = _bucket_of(longest)
+        if self.filling and bucket <= self.max_frames and longest >= (1 - MOST_FILLING) * bucket:
+            return longest
+        if not (self.fixed_lengths or self.filling):
             return longest
         return max(size for size in FRAME_BUCKETS if size <= longest)
 
@@ -122,6 +138,11 @@ class DecodePlan:
             return 1
         most = min(self.most_frames, most_frames_together(self.max_frames))
         return max(1, min(BATCH_BUCKETS[-1], most // size))
+
+
+def _bucket_of(frames: int) -> int:
+    """Give the smallest of ``FRAME_BUCKETS`` that holds ``frames``, or the largest."""
+    return next((size for size in FRAME_BUCKETS if size >= frames), FRAME_BUCKETS[-1])
 
 
 class StreamDecoder:
@@ -133,6 +154,7 @@ class StreamDecoder:
         max_frames: Most frames of one stream in one go (``CHUNK_SIZE``).
         batching: Whether slots are decoded together (``CODEC_BATCHING``).
         capture: Makes CUDA graphs of the step (``CUDA_GRAPHS``), or None for the eager path.
+        fused: The same codec in fused operations (``CODEC_FUSED``), or None for its modules.
     """
 
     def __init__(
@@ -143,28 +165,33 @@ class StreamDecoder:
         *,
         batching: bool = True,
         capture: Capture | None = None,
+        fused: FusedDecoder | None = None,
     ) -> None:
         self._codec = codec
         self._device = codec.device
-        self._pool = codec.new_pool(num_slots + 1)
+        self._steps: _Steps = _PlainSteps(codec, num_slots + 1)
         is_bound_by_caches = self._device.type == "cpu" and capture is None
-        most_frames = MOST_FRAMES_ON_CPU if is_bound_by_caches else MOST_FRAMES_AT_ONCE
-        self._plan = DecodePlan(max_frames, batching, capture is not None, most_frames)
+        most_frames = MOST_FRAMES_ON_CPU if is_bound_by_caches else most_frames_together(max_frames)
+        if fused is not None:
+            self._steps = _FusedSteps(fused, num_slots + 1)
+            max_frames = most_frames_together(max_frames)  # of one stream as well
+        self._plan = DecodePlan(
+            max_frames, batching, capture is not None, most_frames, filling=fused is not None
+        )
         self._frames: dict[int, int] = {}
         """Frames decoded so far of each open slot."""
         self._num_slots = num_slots
-        codec.quantizer.fold_lookups()
         codec.reserve_positions(FIRST_POSITIONS)
         self._graphs: CodecGraphs | None = None
         if capture is not None:
             self._graphs = CodecGraphs(
-                self._step, codec.num_codebooks, num_slots, BATCH_BUCKETS, self._device, capture
+                self._steps, codec.num_codebooks, num_slots, BATCH_BUCKETS, self._device, capture
             )
 
     @property
     def state_bytes(self) -> int:
         """Memory of the carried state."""
-        return self._pool.num_bytes
+        return self._steps.pool.num_bytes
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -174,6 +201,7 @@ class StreamDecoder:
         """
         if self._graphs is None:
             return
+        self._steps.make_ready(self._plan.sizes(self._num_slots))
         for batch, frames in self._plan.sizes(self._num_slots):
             if batch == 1 or frames <= FIRST_FRAMES:
                 self._graphs.prepare(batch, frames)
@@ -193,7 +221,7 @@ class StreamDecoder:
         """
         if not 0 <= slot < self._num_slots:
             raise ValueError(f"slot {slot} is not one of 0..{self._num_slots - 1}")
-        self._pool.reset_row(slot)
+        self._steps.pool.reset_row(slot)
         self._frames[slot] = 0
 
     def release(self, slot: int) -> None:
@@ -213,20 +241,19 @@ class StreamDecoder:
         self._begin(chunks)
         frame_length = self._codec.frame_length
         lengths = [chunk.codes.shape[1] for chunk in chunks]
-        on_host = [self._host_samples(length * frame_length) for length in lengths]
-        codes = [torch.from_numpy(chunk.codes).to(torch.int64) for chunk in chunks]
+        starts = np.cumsum([0, *lengths]).tolist()
+        on_host = torch.empty(
+            starts[-1] * frame_length, pin_memory=self._device.type == "cuda"
+        ).view(-1, frame_length)
         for pieces in self._plan.batches(lengths):
-            rows = [chunks[piece.stream].slot for piece in pieces]
-            batch = torch.stack([codes[p.stream][:, p.start : p.stop] for p in pieces])
-            samples = self._run(batch, rows)
-            for row, piece in zip(samples, pieces, strict=False):
-                part = slice(piece.start * frame_length, piece.stop * frame_length)
-                on_host[piece.stream][part].copy_(row, non_blocking=True)
+            samples = self._run(chunks, pieces).unflatten(1, (-1, frame_length))
+            places = [(starts[p.stream] + p.start, starts[p.stream] + p.stop) for p in pieces]
+            _copy_rows(samples, places, on_host)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
         for chunk, length in zip(chunks, lengths, strict=True):
             self._frames[chunk.slot] += length
-        return [samples.numpy() for samples in on_host]
+        return [on_host[start:stop].flatten().numpy() for start, stop in pairwise(starts)]
 
     def _begin(self, chunks: Sequence[FrameChunk]) -> None:
         """Check everything before any stream moves; open what is new."""
@@ -247,18 +274,81 @@ class StreamDecoder:
         if self._codec.reserve_positions(longest) and self._graphs is not None:
             self._graphs.clear()
 
-    def _run(self, codes: Tensor, rows: list[int]) -> Tensor:
+    def _run(self, chunks: Sequence[FrameChunk], pieces: Sequence[Piece]) -> Tensor:
         """Decode one batch; the samples are valid until the next."""
+        sizes = [piece.stop - piece.start for piece in pieces]
+        rows = [chunks[piece.stream].slot for piece in pieces]
+        shape = (len(pieces), self._codec.num_codebooks, self._plan.frames_of(max(sizes)))
+        batch = np.zeros(shape, np.int64)
+        for row, piece, size in zip(batch, pieces, sizes, strict=True):
+            row[:, :size] = chunks[piece.stream].codes[:, piece.start : piece.stop]
+        codes = torch.from_numpy(batch)
         if self._graphs is not None:
-            return self._graphs.run(codes, rows)
-        on_device = codes.to(self._device)
-        if len(rows) == 1:
-            return self._codec.decode_stream(on_device, self._pool.row(rows[0]))
-        return self._step(on_device, torch.tensor(rows, device=self._device))
+            return self._graphs.run(codes, rows, sizes)
+        numbers = torch.tensor([rows, sizes], device=self._device)
+        return self._steps(codes.to(self._device), numbers[0], numbers[1])
 
-    def _step(self, codes: Tensor, rows: Tensor) -> Tensor:
-        return self._codec.decode_rows(codes, self._pool, rows)
 
-    def _host_samples(self, length: int) -> Tensor:
-        """Room that the device can write into while the host goes on."""
-        return torch.empty(length, pin_memory=self._device.type == "cuda")
+def _copy_rows(samples: Tensor, places: Sequence[tuple[int, int]], on_host: Tensor) -> None:
+    """Copy the frames of each row to its place ``(start, stop)``, at once where they adjoin.
+
+    Args:
+        samples: ``[B or more, f, frame_length]`` on the device; of a row its first frames count.
+        places: Of the first B rows.
+        on_host: ``[F, frame_length]``, which the device can write to while the host goes on.
+    """
+    start, size = places[0][0], places[0][1] - places[0][0]
+    if places == [(start + i * size, start + (i + 1) * size) for i in range(len(places))]:
+        joined = samples[: len(places), :size]
+        on_host[start : places[-1][1]].view_as(joined).copy_(joined, non_blocking=True)
+        return
+    for row, (first, stop) in zip(samples, places, strict=False):
+        on_host[first:stop].copy_(row[: stop - first], non_blocking=True)
+
+
+class _Steps(Protocol):
+    """A codec's streaming step and the streams it goes through."""
+
+    @property
+    def pool(self) -> StatePool | FusedPool:
+        """The streams."""
+        ...
+
+    def __call__(self, codes: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Turn the next frames ``codes [B, K, f]`` of ``rows`` into ``[B, S]`` samples."""
+        ...
+
+    def make_ready(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compile what these batches and frames need."""
+        ...
+
+
+class _PlainSteps:
+    """The step of the codec's modules; all streams of a batch have equally many frames."""
+
+    def __init__(self, codec: Codec, num_rows: int) -> None:
+        self._codec = codec
+        self.pool = codec.new_pool(num_rows)
+        codec.quantizer.fold_lookups()
+
+    def __call__(self, codes: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        if codes.shape[0] == 1 and not codes.is_cuda:  # in place, nothing is copied
+            return self._codec.decode_stream(codes, self.pool.row(int(rows[0])))
+        return self._codec.decode_rows(codes, self.pool, rows)
+
+    def make_ready(self, sizes: Sequence[tuple[int, int]]) -> None:
+        pass
+
+
+class _FusedSteps:
+    """The step of the fused decoder."""
+
+    def __init__(self, fused: FusedDecoder, num_rows: int) -> None:
+        self._fused = fused
+        self.pool = fused.new_pool(num_rows)
+
+    def __call__(self, codes: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+        return self._fused.decode_rows(codes, self.pool, rows, lengths)
+
+    def make_ready(self, sizes: Sequence[tuple[int, int]]) -> None:
+        self._fused.compile_for(sizes, self.pool)

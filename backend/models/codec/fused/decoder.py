@@ -11,6 +11,8 @@ from backend.models.codec.fused.packing import without_storage
 from backend.models.codec.fused.state import FusedPool, Streams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from backend.models.codec.codec import Codec
@@ -43,9 +45,16 @@ class FusedDecoder:
         return self._network.new_pool(num_rows)
 
     @torch.inference_mode()
-    def decode_rows(
-        self, codes: Tensor, pool: FusedPool, rows: Tensor, lengths: Tensor
-    ) -> Tensor:
+    def compile_for(self, sizes: Sequence[tuple[int, int]], pool: FusedPool) -> None:
+        """Compile all that ``decode_rows`` needs for these pairs of B and F; no stream moves."""
+        with self._ops.compiling() as is_needed:
+            for batch, frames in sizes if is_needed else ():
+                rows = torch.zeros(batch, dtype=torch.int64, device=pool.positions.device)
+                codes = rows.new_zeros(batch, self._network.config.num_codebooks, frames)
+                self._network.run(self._ops, codes, Streams(pool, rows, rows))
+
+    @torch.inference_mode()
+    def decode_rows(self, codes: Tensor, pool: FusedPool, rows: Tensor, lengths: Tensor) -> Tensor:
         """Turn the next frames of some streams of a pool into their samples.
 
         Nothing is read on the host, so the call can be captured as a CUDA graph. The rotary table

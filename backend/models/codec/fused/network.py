@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from backend.models.codec.fused.ops import SQUARES_OF
 from backend.models.codec.fused.packing import (
     Depthwise,
     Layer,
@@ -91,23 +92,25 @@ class DecoderNetwork:
         self.lookups = quantizer.folded_lookups()
         post = quantizer.post_module
         self.rotary = post.rotary
-        self.layers: tuple[Layer, ...] = tuple(packed_layer(block) for block in post.layers)  # pyright: ignore[reportArgumentType]
+        self.layers: tuple[Layer, ...] = tuple(
+            packed_layer(block) for block in cast("Any", post.layers)
+        )
         places = Places()
         self.growths: list[Growth] = []
         norm = post.norm
-        for up, convnext in quantizer.upsample:  # pyright: ignore[reportGeneralTypeIssues]
+        for up, convnext in cast("Any", quantizer.upsample):
             grow = packed_transposed(up, norm)
             place = places.take(convnext.dwconv.history_length, up.conv.out_channels)
             pointwise = packed_pointwise(convnext)
             self.growths.append(Growth(grow, place, packed_depthwise(convnext), *pointwise))
             norm = None
-        first, *blocks, snake, last = decoder.model
+        first, *blocks, snake, last = cast("list[Any]", list(decoder.model))
         self.entry_place = places.take(first.history_length, first.conv.in_channels)
-        self.entry = packed_conv(first)  # pyright: ignore[reportArgumentType]
-        self.blocks = [_packed_block(block, places) for block in blocks]  # pyright: ignore[reportArgumentType]
-        self.exit_wave = packed_wave(snake)  # pyright: ignore[reportArgumentType]
+        self.entry = packed_conv(first)
+        self.blocks = [_packed_block(block, places) for block in blocks]
+        self.exit_wave = packed_wave(snake)
         self.exit_place = places.take(last.history_length, last.conv.in_channels)
-        self.exit = packed_conv(last)  # pyright: ignore[reportArgumentType]
+        self.exit = packed_conv(last)
         self._width = places.width
 
     def new_pool(self, num_rows: int) -> FusedPool:
@@ -118,10 +121,10 @@ class DecoderNetwork:
         """Decode ``codes [B, K, F]``; the streams advance by their lengths.
 
         Returns:
-            ``[B, F * frame_length]`` float32; of stream ``b`` the first ``lengths[b]`` frames count.
+            ``[B, F * frame_length]`` float32; of a stream the first ``lengths[b]`` frames count.
         """
         x = self._latents(ops, codes, streams)
-        s = self._signal(x, self.entry, self.blocks[0].place)
+        s = self._signal(ops, x, self.entry, self.blocks[0].place)
         ops.product(streams, self.entry, x, waved=s, wave=self.blocks[0].entry)
         entries = [(block.entry, block.place) for block in self.blocks[1:]]
         entries.append((self.exit_wave, self.exit_place))
@@ -134,29 +137,30 @@ class DecoderNetwork:
     def _latents(self, ops: FusedOps, codes: Tensor, streams: Streams) -> Signal:
         batch, _, frames = codes.shape
         config = self.config.transformer
-        x = self._room(batch, frames, self.config.latent_dim, 1)
+        x = self._room(ops, batch, frames, self.config.latent_dim, 1)
+        x = replace(x, squares=self._squares(x))
         ops.look_up(codes, self.lookups, x)
         turns = self.rotary.reserve(1, self.device)
         inner = config.n_head * config.head_dim
         for idx, layer in enumerate(self.layers):
-            qkv = self._room(batch, frames, 3 * inner, 1)
+            qkv = self._room(ops, batch, frames, 3 * inner, 1)
             ops.product(streams, layer.qkv, x, plain=qkv)
-            found = self._room(batch, frames, inner, 1)
+            found = self._room(ops, batch, frames, inner, 1)
             ops.attend(streams, idx, qkv, turns, config.window_size, found)
             ops.product(streams, layer.output, found, plain=x, residual=x)
-            wide = self._signal(x, layer.gated)
+            wide = self._signal(ops, x, layer.gated)
             ops.product(streams, layer.gated, x, plain=wide)
             ops.product(streams, layer.down, wide, plain=x, residual=x)
         following = [stage.place for stage in self.growths]
         for idx, stage in enumerate(self.growths):
-            grown = self._signal(x, stage.grow, following[idx])
+            grown = self._signal(ops, x, stage.grow, following[idx])
             ops.product(streams, stage.grow, x, plain=grown)
-            normed = self._room(batch, grown.length, grown.channels, grown.rate)
+            normed = self._room(ops, batch, grown.length, grown.channels, grown.rate)
             ops.depthwise(streams, stage.depthwise, grown, normed)
-            wide = self._signal(normed, stage.widen)
+            wide = self._signal(ops, normed, stage.widen)
             ops.product(streams, stage.widen, normed, plain=wide)
             is_last = idx == len(self.growths) - 1
-            x = self._signal(wide, stage.narrow, self.entry_place if is_last else None)
+            x = self._signal(ops, wide, stage.narrow, self.entry_place if is_last else None)
             ops.product(streams, stage.narrow, wide, plain=x, residual=grown)
         return x
 
@@ -166,13 +170,13 @@ class DecoderNetwork:
     ) -> Signal:  # fmt: skip
         """Run one decoder block; give its result after the snake ``wave``."""
         units = block.units
-        x = self._signal(source, block.grow)
-        s = self._signal(source, block.grow, units[0].place)
+        x = self._signal(ops, source, block.grow)
+        s = self._signal(ops, source, block.grow, units[0].place)
         ops.product(streams, block.grow, source, plain=x, waved=s, wave=block.between)
         for unit, following in zip(units, (*units[1:], None), strict=True):
             is_last = following is None
             into = self._room(
-                x.data.shape[0], x.length, x.channels, x.rate,
+                ops, x.data.shape[0], x.length, x.channels, x.rate,
                 place if is_last else following.place,
             )  # fmt: skip
             ops.unit(
@@ -182,31 +186,41 @@ class DecoderNetwork:
             s = into
         return s
 
-    def _signal(self, source: Signal, layer: Product, place: Place | None = None) -> Signal:
+    def _signal(
+        self, ops: FusedOps, source: Signal, layer: Product, place: Place | None = None
+    ) -> Signal:
         """Room for what ``layer`` makes of ``source``."""
-        channels = layer.weight.shape[0] // layer.spread
+        channels = layer.weight.shape[0] // layer.spread // (2 if layer.is_gated else 1)
         length, rate = source.length * layer.spread, source.rate * layer.spread
-        return self._room(source.data.shape[0], length, channels, rate, place)
+        return self._room(ops, source.data.shape[0], length, channels, rate, place)
+
+    def _squares(self, x: Signal) -> Tensor:
+        shape = (x.data.shape[0] * x.length, x.channels // SQUARES_OF)
+        return torch.empty(shape, device=self.device)
 
     def _room(
-        self, batch: int, length: int, channels: int, rate: int, place: Place | None = None
+        self,
+        ops: FusedOps,
+        batch: int,
+        length: int,
+        channels: int,
+        rate: int,
+        place: Place | None = None,
     ) -> Signal:
         head = 0 if place is None else place.rows
-        data = torch.empty(
-            batch, head + length, channels, device=self.device, dtype=self.dtype
-        )
-        return Signal(data, rate, place)
+        shape = (batch, head + length, channels)
+        return Signal(ops.room(shape, self.entry.weight), rate, place)
 
 
 def _packed_block(block: DecoderBlock, places: Places) -> Block:
-    snake, grow, *units = block.block
-    place = places.take(grow.history_length, grow.conv.in_channels)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    snake, grow, *units = cast("list[Any]", list(block.block))
+    place = places.take(grow.history_length, grow.conv.in_channels)
     packed = []
     for unit in units:
-        wide = unit.block[1]  # pyright: ignore[reportIndexIssue]
-        packed.append(packed_unit(unit, places.take(wide.history_length, wide.conv.in_channels)))  # pyright: ignore
-    between = packed_wave(units[0].block[0], grow.stride)  # pyright: ignore
-    return Block(place, packed_wave(snake), packed_transposed(grow), between, tuple(packed))  # pyright: ignore[reportArgumentType]
+        wide = unit.block[1]
+        packed.append(packed_unit(unit, places.take(wide.history_length, wide.conv.in_channels)))
+    between = packed_wave(units[0].block[0], grow.stride)
+    return Block(place, packed_wave(snake), packed_transposed(grow), between, tuple(packed))
 
 
 def why_not_fused(codec: Codec) -> str | None:

@@ -3,13 +3,14 @@
 The plain operations define what the kernels of ``triton_ops.py`` compute, bit for bit of the state
 and up to rounding of the signals; they run anywhere and are what the tests on a CPU go through.
 
-An operation that reads a signal with a head leaves the newest inputs of each stream in the pool; one
-that makes such a signal fills its head from the pool. So a stream's past is read before it is
+An operation that reads a signal with a head leaves the newest inputs of each stream in the pool;
+one that makes such a signal fills its head from the pool. So a stream's past is read before it is
 replaced, and no other operation moves it.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -18,15 +19,24 @@ import torch.nn.functional as F
 from backend.models.codec.layers import widened
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from backend.models.codec.fused.packing import Depthwise, Product, Unit, Wave
     from backend.models.codec.fused.state import Signal, Streams
     from backend.models.codec.quantizer import FoldedLookups
 
+SQUARES_OF = 16
+"""Neighboring channels whose squares are added up, see ``Signal.squares``."""
+
 
 class FusedOps(Protocol):
     """The operations; signals that are results are given, their bodies are written."""
+
+    def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+        """Give memory for a signal."""
+        ...
 
     def look_up(self, codes: Tensor, lookups: FoldedLookups, out: Signal) -> None:
         """Write what ``codes [B, K, F]`` stand for."""
@@ -54,9 +64,7 @@ class FusedOps(Protocol):
         """
         ...
 
-    def depthwise(
-        self, streams: Streams, layer: Depthwise, source: Signal, out: Signal
-    ) -> None:
+    def depthwise(self, streams: Streams, layer: Depthwise, source: Signal, out: Signal) -> None:
         """Write the normalized convolution over time of each channel."""
         ...
 
@@ -80,9 +88,17 @@ class FusedOps(Protocol):
         """Write ``tanh`` of the last convolution to ``samples [B, S]``; advance the streams."""
         ...
 
+    def compiling(self) -> AbstractContextManager[bool]:
+        """Inside, operations are compiled and nothing is written; False: there is nothing to do."""
+        ...
+
 
 class TorchOps:
     """The operations in plain PyTorch."""
+
+    def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+        """See ``FusedOps``."""
+        return like.new_empty(shape)
 
     def look_up(self, codes: Tensor, lookups: FoldedLookups, out: Signal) -> None:
         """See ``FusedOps``."""
@@ -111,13 +127,9 @@ class TorchOps:
         keeps_x: bool, waved: Signal, wave: Wave,
     ) -> None:  # fmt: skip
         """See ``FusedOps``."""
-        unit_by_products(
-            self, streams, unit, source, x, keeps_x=keeps_x, waved=waved, wave=wave
-        )
+        unit_by_products(self, streams, unit, source, x, keeps_x=keeps_x, waved=waved, wave=wave)
 
-    def depthwise(
-        self, streams: Streams, layer: Depthwise, source: Signal, out: Signal
-    ) -> None:
+    def depthwise(self, streams: Streams, layer: Depthwise, source: Signal, out: Signal) -> None:
         """See ``FusedOps``."""
         x = widened(source.data).transpose(1, 2)
         weight = widened(layer.weight).t()[:, None]
@@ -167,9 +179,11 @@ class TorchOps:
         samples.copy_(torch.tanh(_multiplied(layer, source)).view(samples.shape))
         keep_past(streams, source)
         pool = streams.pool
-        pool.positions.index_copy_(
-            0, streams.rows, pool.positions[streams.rows] + streams.lengths
-        )
+        pool.positions.index_copy_(0, streams.rows, pool.positions[streams.rows] + streams.lengths)
+
+    def compiling(self) -> AbstractContextManager[bool]:
+        """See ``FusedOps``."""
+        return nullcontext(False)
 
 
 def unit_by_products(
@@ -177,7 +191,8 @@ def unit_by_products(
     keeps_x: bool, waved: Signal, wave: Wave,
 ) -> None:  # fmt: skip
     """Run a residual unit as two products."""
-    inner = type(x)(torch.empty_like(x.data), x.rate)
+    batch, length, channels = x.body.shape
+    inner = type(x)(ops.room((batch, length, channels), x.data), x.rate)
     ops.product(streams, unit.wide, source, waved=inner, wave=unit.inner)
     ops.product(
         streams, unit.narrow, inner, plain=x if keeps_x else None, waved=waved, wave=wave,
@@ -212,12 +227,11 @@ def _multiplied(layer: Product, source: Signal) -> Tensor:
     y = windows @ weight.t()
     if layer.norm_eps is not None:
         mean_square = windows.square().mean(dim=-1, keepdim=True)
-        root = (mean_square + layer.norm_eps).rsqrt()
-        y = y * root
-        if layer.gate is not None:
-            y = F.silu(y) * (windows @ widened(layer.gate).t() * root)
-    if layer.bias is not None:
-        y = y + layer.bias
+        y = y * (mean_square + layer.norm_eps).rsqrt()
+    y = y + layer.bias
+    if layer.is_gated:
+        gate, other = y.unflatten(-1, (-1, 2)).unbind(-1)
+        y = F.silu(gate) * other
     if layer.has_gelu:
         y = F.gelu(y)
     return y if layer.gamma is None else y * layer.gamma

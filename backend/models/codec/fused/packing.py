@@ -7,8 +7,8 @@ of all outputs of one input step. RMSNorm weights are multiplied into the matrix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from backend.models.codec.layers import widened
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from backend.models.codec.fused.state import Place
     from backend.models.codec.layers import (
         CausalConv1d,
         CausalConvTranspose1d,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         ResidualUnit,
         Snake,
     )
-    from backend.models.codec.fused.state import Place
     from backend.models.codec.transformer import LayerScale, RMSNorm, TransformerBlock
 
 
@@ -41,22 +41,23 @@ class Product:
         tap_step: Rows from one tap to the next (the dilation).
         row_step: Rows of the source from one output to the next (the stride).
         spread: Rows of the result that one ``y[t]`` fills (the stride of a transposed convolution).
-        bias: ``[N]`` float32.
-        gate: ``[N, K]``: the result is ``silu(x @ weight.T) * (x @ gate.T)``.
+        bias: ``[N]`` float32, zeros where a layer has none.
+        is_gated: Whether the rows of ``weight`` are pairs: the result has half as many columns,
+            ``silu`` of the first of a pair times the second.
         gamma: ``[N]`` float32, on the result before it is added to something.
         norm_eps: The source is divided by its root mean square, with this inside the root.
         has_gelu: Whether the result goes through a GELU.
     """
 
     weight: Tensor
+    bias: Tensor
     taps: int
     channels: int
     first: int = 0
     tap_step: int = 1
     row_step: int = 1
     spread: int = 1
-    bias: Tensor | None = None
-    gate: Tensor | None = None
+    is_gated: bool = False
     gamma: Tensor | None = None
     norm_eps: float | None = None
     has_gelu: bool = False
@@ -122,18 +123,14 @@ def packed_conv(conv: CausalConv1d) -> Product:
     """Pack a convolution over neighboring channels (no groups)."""
     inner = conv.conv
     weight = inner.weight.permute(0, 2, 1).flatten(1).contiguous()
-    stride, channels = inner.stride[0], inner.in_channels
-    bias = None if inner.bias is None else widened(inner.bias)
+    stride, channels, taps = inner.stride[0], inner.in_channels, inner.kernel_size[0]
+    bias = _bias_of(inner)
     if stride == 1:
-        return Product(
-            weight, inner.kernel_size[0], channels, tap_step=inner.dilation[0], bias=bias
-        )
-    return Product(weight, 1, inner.kernel_size[0] * channels, row_step=stride, bias=bias)
+        return Product(weight, bias, taps, channels, tap_step=inner.dilation[0])
+    return Product(weight, bias, 1, taps * channels, row_step=stride)
 
 
-def packed_transposed(
-    conv: CausalConvTranspose1d, norm: RMSNorm | None = None
-) -> Product:
+def packed_transposed(conv: CausalConvTranspose1d, norm: RMSNorm | None = None) -> Product:
     """Pack an upsampling convolution: ``[stride * C', taps * C]``, the newest input first."""
     inner, stride = conv.conv, conv.stride
     weight = inner.weight  # [C, C', taps * stride]
@@ -141,10 +138,9 @@ def packed_transposed(
         weight = (widened(weight) * widened(norm.weight)[:, None, None]).to(weight.dtype)
     taps = weight.shape[2] // stride
     parts = weight.unflatten(2, (taps, stride)).permute(3, 1, 2, 0)  # [stride, C', taps, C]
-    bias = None if inner.bias is None else widened(inner.bias).repeat(stride)
     return Product(
-        parts.flatten(2).flatten(0, 1).contiguous(), taps, inner.in_channels,
-        first=conv.history_length, tap_step=-1, spread=stride, bias=bias,
+        parts.flatten(2).flatten(0, 1).contiguous(), _bias_of(inner).repeat(stride), taps,
+        inner.in_channels, first=conv.history_length, tap_step=-1, spread=stride,
         norm_eps=None if norm is None else norm.eps,
     )  # fmt: skip
 
@@ -157,10 +153,9 @@ def packed_wave(snake: Snake, times: int = 1) -> Wave:
 
 def packed_unit(unit: ResidualUnit, place: Place | None) -> Unit:
     """Pack a residual unit."""
-    entry, wide, inner, narrow = unit.block
-    return Unit(
-        place, packed_wave(entry), packed_conv(wide), packed_wave(inner), packed_conv(narrow)  # pyright: ignore[reportArgumentType]
-    )
+    entry, wide, inner, narrow = cast("Any", unit.block)
+    snakes = packed_wave(entry), packed_wave(inner)
+    return Unit(place, snakes[0], packed_conv(wide), snakes[1], packed_conv(narrow))
 
 
 def packed_layer(block: TransformerBlock) -> Layer:
@@ -170,7 +165,7 @@ def packed_layer(block: TransformerBlock) -> Layer:
     return Layer(
         qkv=_linear(attention.wqkv, before),
         output=_linear(attention.wo, scale=block.attention_layer_scale),
-        gated=_linear(ffn.w1, between, gate=ffn.w3),
+        gated=_gated(ffn.w1, ffn.w3, between),
         down=_linear(ffn.w2, scale=block.ffn_layer_scale),
     )
 
@@ -186,29 +181,31 @@ def packed_depthwise(block: ConvNeXtBlock) -> Depthwise:
 
 def packed_pointwise(block: ConvNeXtBlock) -> tuple[Product, Product]:
     """Pack the part of a ConvNeXt block that mixes channels."""
-    widen, narrow = block.pwconv1, block.pwconv2
-    return (
-        Product(widen.weight, 1, widen.in_features, bias=widened(widen.bias), has_gelu=True),
-        Product(
-            narrow.weight, 1, narrow.in_features, bias=widened(narrow.bias),
-            gamma=widened(block.gamma),
-        ),
-    )  # fmt: skip
+    widen, narrow = _linear(block.pwconv1), _linear(block.pwconv2)
+    return replace(widen, has_gelu=True), replace(narrow, gamma=widened(block.gamma))
 
 
 def _linear(
-    linear: nn.Linear,
-    norm: RMSNorm | None = None,
-    *,
-    gate: nn.Linear | None = None,
-    scale: LayerScale | None = None,
+    linear: nn.Linear, norm: RMSNorm | None = None, *, scale: LayerScale | None = None
 ) -> Product:
     return Product(
-        _normed(linear.weight, norm), 1, linear.in_features,
-        gate=None if gate is None else _normed(gate.weight, norm),
+        _normed(linear.weight, norm), _bias_of(linear), 1, linear.in_features,
         gamma=None if scale is None else widened(scale.gamma),
         norm_eps=None if norm is None else norm.eps,
     )  # fmt: skip
+
+
+def _gated(gate: nn.Linear, other: nn.Linear, norm: RMSNorm) -> Product:
+    pairs = torch.stack((_normed(gate.weight, norm), _normed(other.weight, norm)), dim=1)
+    weight = pairs.flatten(0, 1)
+    bias = torch.zeros(weight.shape[0], device=weight.device)
+    return Product(weight, bias, 1, gate.in_features, is_gated=True, norm_eps=norm.eps)
+
+
+def _bias_of(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
+    if layer.bias is not None:
+        return widened(layer.bias)
+    return torch.zeros(layer.weight.shape[0], device=layer.weight.device)
 
 
 def _normed(weight: Tensor, norm: RMSNorm | None) -> Tensor:

@@ -132,11 +132,14 @@ class Signal:
         data: ``[B, head + T, C]`` contiguous.
         rate: Rows a frame, so that ``T = frames * rate``.
         place: Where the past is kept between calls; None for a signal without a head.
+        squares: ``[B * T, C / 16]`` float32: sums of squares of 16 neighboring channels, which the
+            kernels leave beside a signal that will be normalized; None beside others.
     """
 
     data: Tensor
     rate: int
     place: Place | None = None
+    squares: Tensor | None = None
 
     @property
     def head(self) -> int:

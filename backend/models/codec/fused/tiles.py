@@ -1,7 +1,7 @@
 """How the matrix products of the fused codec are cut up, by shape alone.
 
-A fixed table instead of measuring at start: every tile is a kernel to compile. The tiles were chosen
-on an H200; on smaller cards they are right as well, and less than best.
+A fixed table instead of measuring at start: every tile is a kernel to compile. The tiles were
+chosen on an H200; on smaller cards they are right as well, and less than best.
 """
 
 from __future__ import annotations
@@ -27,45 +27,46 @@ class Tile(NamedTuple):
     stages: int
 
 
-ENOUGH_PROGRAMS = 120
-"""Programs that keep a large card busy."""
 _HALF = (
-    Tile(128, 256, 64, 8, 3),
-    Tile(128, 128, 64, 8, 3),
-    Tile(64, 128, 64, 4, 4),
-    Tile(64, 64, 64, 4, 4),
-    Tile(64, 32, 128, 4, 4),
-    Tile(32, 32, 128, 4, 4),
-    Tile(16, 32, 128, 4, 4),
-    Tile(16, 16, 256, 4, 4),
+    (Tile(128, 128, 64, 8, 3), 96),
+    (Tile(128, 64, 64, 4, 4), 512),
+    (Tile(64, 64, 64, 4, 4), 128),
+    (Tile(64, 32, 128, 4, 4), 96),
+    (Tile(64, 16, 128, 4, 4), 96),
+    (Tile(16, 32, 256, 4, 3), 96),
+    (Tile(16, 16, 256, 2, 4), 0),
 )
-"""Largest first, two bytes a value."""
-_WIDE = (Tile(64, 64, 32, 4, 3), Tile(32, 32, 32, 4, 3), Tile(16, 16, 64, 4, 3))
-"""Four bytes a value."""
+"""Tiles of values of two bytes, largest first, each with the programs it needs to be the right one:
+fewer leave too much of the card idle."""
+_WIDE = ((Tile(32, 32, 32, 4, 3), 64), (Tile(16, 16, 32, 4, 3), 0))
+"""The same for four bytes."""
 _UNIT_CHANNELS = 192
 """A program of ``unit_kernel`` holds two sums of so many channels a row in registers."""
+_UNIT_ROWS = 6144
+"""Rows from which whole units keep the card busy; below, two products have more programs."""
 
 
-def product_tile(rows: int, columns: int, *, is_gated: bool, item_bytes: int) -> Tile:
+def product_tile(rows: int, columns: int, *, item_bytes: int) -> Tile:
     """Choose the tile of a product ``[rows, columns]``."""
     tiles = _HALF if item_bytes == 2 else _WIDE
-    for tile in tiles:
-        if is_gated and tile.n > 128:  # two sums
-            continue
-        fits = tile.m <= max(16, _power_of_two(rows)) and tile.n <= columns
-        if fits and _programs(tile, rows, columns) >= ENOUGH_PROGRAMS:
+    for tile, enough in tiles:
+        wastes_none = columns % tile.n == 0 or tile.n <= 64
+        if (
+            tile.m <= _power_of_two(rows)
+            and wastes_none
+            and _programs(tile, rows, columns) >= enough
+        ):
             return tile
-    small = [tile for tile in tiles if tile.m <= max(16, _power_of_two(rows))]
-    return max(small, key=lambda tile: (_programs(tile, rows, columns), tile.m))
+    return tiles[-1][0]
 
 
 def unit_tile(rows: int, channels: int, *, item_bytes: int) -> Tile | None:
     """Choose the tile of a whole residual unit, or None if two products are better."""
-    if item_bytes == 2 and channels <= _UNIT_CHANNELS and split_channels(channels) is not None:
-        m = 128 if rows >= 128 * ENOUGH_PROGRAMS else 64 if rows >= 64 * 32 else 32
-        warps = 8 if m == 128 and channels > 128 else 4
-        return Tile(m, channels, 64, warps, 3)
-    return None
+    if item_bytes != 2 or channels > _UNIT_CHANNELS or split_channels(channels) is None:
+        return None
+    if rows < _UNIT_ROWS:
+        return None
+    return Tile(64 if channels > 128 else 128, channels, 64, 4, 3)
 
 
 def split_channels(channels: int) -> tuple[int, int] | None:
@@ -78,7 +79,7 @@ def split_channels(channels: int) -> tuple[int, int] | None:
 
 
 def k_block(tile: Tile, channels: int) -> int:
-    """Values of a sum taken at a time: the tile's, or the largest part that divides ``channels``."""
+    """Values of a sum taken at a time: the tile's, or the largest part that divides them."""
     block = tile.k
     while channels % block:
         block //= 2

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +20,12 @@ from backend.models.codec.fused.kernels.edges import (
 )
 from backend.models.codec.fused.kernels.product import product_kernel
 from backend.models.codec.fused.kernels.unit import unit_kernel
-from backend.models.codec.fused.ops import unit_by_products
+from backend.models.codec.fused.ops import SQUARES_OF, unit_by_products
 from backend.models.codec.fused.tiles import k_block, product_tile, split_channels, unit_tile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from backend.models.codec.fused.packing import Depthwise, Product, Unit, Wave
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 CHUNK = 2048
 """Elements that one program copies."""
+_SHORT = 16
+"""New positions that the attention takes in one go."""
 _SOUND_ROWS = 32
 _LOOK_UP_COLUMNS = 64
 
@@ -45,17 +51,26 @@ class TritonOps:
 
     def __init__(self, *, has_pdl: bool = False, precision: str = "ieee") -> None:
         self._pdl = has_pdl
+        self.cache = ""
         self._precision = precision
+        self._is_compiling = False
         self._launch: dict[str, Any] = {"launch_pdl": True} if has_pdl else {}
+
+    def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+        """See ``FusedOps``. Kernels that are only compiled need addresses, not memory."""
+        return (
+            like.new_empty(shape[2]).expand(shape) if self._is_compiling else like.new_empty(shape)
+        )
 
     def look_up(self, codes: Tensor, lookups: FoldedLookups, out: Signal) -> None:
         """See ``FusedOps``."""
         num_books, width = lookups.last.shape[0], lookups.table.shape[1]
         frames, columns = codes.shape[2], out.channels
         grid = (codes.shape[0] * frames, triton.cdiv(columns, _LOOK_UP_COLUMNS))
-        look_up_kernel[grid](
+        self._start(
+            look_up_kernel, grid,
             codes, lookups.last, lookups.first_row, lookups.table, lookups.weight, lookups.bias,
-            out.data, frames, columns, num_books, width,
+            out.data, out.squares, frames, columns, num_books, width,
             triton.next_power_of_2(num_books * width), _LOOK_UP_COLUMNS,
         )  # fmt: skip
 
@@ -71,30 +86,33 @@ class TritonOps:
         per_stream = result.length // layer.spread
         batch = source.data.shape[0]
         rows = batch * per_stream
-        tile = product_tile(
-            rows, columns, is_gated=layer.gate is not None, item_bytes=source.data.itemsize
-        )
+        tile = product_tile(rows, columns, item_bytes=source.data.itemsize)
         num_tiles = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
         copies = _Copies(source, waved if waved is not None and waved.place else plain)
         other = layer.weight  # stands where there is nothing
-        product_kernel[(num_tiles + batch * copies.num_chunks,)](
-            source.data, layer.weight, _or(layer.gate, other), _or(layer.bias, other),
-            _or(layer.gamma, other), other if wave is None else wave.alpha,
-            other if wave is None else wave.inverse, _body(residual, other), _body(plain, other),
-            _body(waved, other), streams.pool.histories, streams.rows, streams.lengths,
-            copies.head, rows, per_stream, columns, width, layer.channels,
-            layer.first * source.channels, _stride(source), layer.row_step * source.channels,
-            layer.tap_step * source.channels, _stride(residual), _stride(plain), _stride(waved),
-            copies.head_stride, layer.norm_eps or 0.0, streams.pool.histories.stride(0),
-            copies.save_step, copies.save_at, copies.save_count, copies.load_at,
-            copies.load_count, num_tiles, copies.num_chunks,
+        squares = None if plain is None else plain.squares
+        has_norm = layer.norm_eps is not None
+        alpha, inverse = (other, other) if wave is None else (wave.alpha, wave.inverse)
+        self._start(
+            product_kernel, (num_tiles + batch * copies.num_chunks,),
+            source.data, layer.weight, layer.bias, _or(layer.gamma, other), alpha, inverse,
+            _body(residual, other), _body(plain, other), _body(waved, other),
+            _or(source.squares, layer.bias), _or(squares, layer.bias),
+            streams.pool.histories, streams.rows, streams.lengths, copies.head,
+            rows, per_stream, columns, width, layer.channels, layer.first * source.channels,
+            _stride(source), layer.row_step * source.channels, layer.tap_step * source.channels,
+            _stride(residual), _stride(plain), _stride(waved), copies.head_stride,
+            layer.norm_eps or 0.0, streams.pool.histories.stride(0), copies.save_step,
+            copies.save_at, copies.save_count, copies.load_at, copies.load_count, num_tiles,
+            copies.num_chunks,
             BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=k_block(tile, layer.channels),
-            HAS_NORM=layer.norm_eps is not None, HAS_GATE=layer.gate is not None,
-            HAS_BIAS=layer.bias is not None, HAS_GELU=layer.has_gelu,
+            HAS_NORM=has_norm, HAS_GATE=layer.is_gated, HAS_GELU=layer.has_gelu,
             HAS_GAMMA=layer.gamma is not None, HAS_RESIDUAL=residual is not None,
-            HAS_PLAIN=plain is not None, HAS_WAVED=waved is not None, PRECISION=self._precision,
-            CHUNK=CHUNK, PDL=self._pdl, num_warps=tile.warps, num_stages=tile.stages,
-            **self._launch,
+            HAS_PLAIN=plain is not None, HAS_WAVED=waved is not None,
+            HAS_SQUARES=squares is not None,
+            PARTS=triton.next_power_of_2(width // SQUARES_OF) if has_norm else 1,
+            PRECISION=self._precision, CHUNK=CHUNK, PDL=self._pdl, num_warps=tile.warps,
+            num_stages=tile.stages, **self._launch,
         )  # fmt: skip
 
     def unit(
@@ -112,7 +130,8 @@ class TritonOps:
             return
         num_tiles = triton.cdiv(rows, tile.m)
         copies = _Copies(source, waved)
-        unit_kernel[(num_tiles + batch * copies.num_chunks,)](
+        self._start(
+            unit_kernel, (num_tiles + batch * copies.num_chunks,),
             source.data, unit.wide.weight, unit.wide.bias, unit.inner.alpha, unit.inner.inverse,
             unit.narrow.weight, unit.narrow.bias, x.data, waved.body, wave.alpha, wave.inverse,
             streams.pool.histories, streams.rows, streams.lengths, copies.head, rows, x.length,
@@ -121,18 +140,17 @@ class TritonOps:
             copies.save_count, copies.load_at, copies.load_count, num_tiles, copies.num_chunks,
             C=channels, C1=parts[0], C2=parts[1], TAPS=unit.wide.taps, BLOCK_M=tile.m,
             BLOCK_K=k_block(tile, channels), KEEPS_X=keeps_x, PRECISION=self._precision,
-            CHUNK=CHUNK, PDL=self._pdl, num_warps=tile.warps, num_stages=tile.stages,
-            **self._launch,
+            CHUNK=CHUNK, PDL=self._pdl, CACHE=self.cache, num_warps=tile.warps,
+            num_stages=tile.stages, **self._launch,
         )  # fmt: skip
 
-    def depthwise(
-        self, streams: Streams, layer: Depthwise, source: Signal, out: Signal
-    ) -> None:
+    def depthwise(self, streams: Streams, layer: Depthwise, source: Signal, out: Signal) -> None:
         """See ``FusedOps``."""
         batch, taps = source.data.shape[0], layer.weight.shape[0]
         rows = batch * source.length
         copies = _Copies(source, None)
-        depthwise_kernel[(rows + batch * copies.num_chunks,)](
+        self._start(
+            depthwise_kernel, (rows + batch * copies.num_chunks,),
             source.data, layer.weight, layer.bias, layer.norm_weight, layer.norm_bias, out.data,
             streams.pool.histories, streams.rows, streams.lengths, rows, source.length,
             _stride(source), layer.eps, streams.pool.histories.stride(0), copies.save_step,
@@ -146,12 +164,15 @@ class TritonOps:
         """See ``FusedOps``."""
         rings = streams.pool.rings
         num_heads, ring, head_dim = rings.shape[3:]
-        attend_kernel[(qkv.data.shape[0], num_heads)](
+        is_short = qkv.length <= _SHORT
+        self._start(
+            attend_kernel, (qkv.data.shape[0], num_heads),
             qkv.data, rings, torch.view_as_real(turns), streams.rows, streams.lengths,
             streams.pool.positions, out.data, qkv.length, num_heads, turns.shape[0], window,
             rings.stride(0), rings.stride(1), layer_idx * rings.stride(2), head_dim**-0.5,
-            D=head_dim, RING=ring, BLOCK_Q=16 if qkv.length <= 16 else 64,
-            BLOCK_K=min(64, ring), PRECISION=self._precision, PDL=self._pdl, num_warps=4,
+            D=head_dim, RING=ring, BLOCK_Q=16 if is_short else 64,
+            BLOCK_K=min(128 if is_short else 64, ring), BLOCK_N=16 if is_short else 64,
+            PRECISION=self._precision, PDL=self._pdl, num_warps=4,
             **self._launch,
         )  # fmt: skip
 
@@ -160,7 +181,8 @@ class TritonOps:
         batch, rows = source.data.shape[0], samples.numel()
         num_tiles = triton.cdiv(rows, _SOUND_ROWS)
         copies = _Copies(source, None)
-        sound_kernel[(num_tiles + batch * copies.num_chunks,)](
+        self._start(
+            sound_kernel, (num_tiles + batch * copies.num_chunks,),
             source.data, layer.weight, layer.bias, samples, streams.pool.histories, streams.rows,
             streams.lengths, streams.pool.positions, rows, source.length, _stride(source),
             streams.pool.histories.stride(0), copies.save_step, copies.save_at,
@@ -168,6 +190,22 @@ class TritonOps:
             triton.next_power_of_2(source.channels), layer.taps, _SOUND_ROWS, CHUNK, self._pdl,
             **self._launch,
         )  # fmt: skip
+
+    @contextmanager
+    def compiling(self) -> Iterator[bool]:
+        """See ``FusedOps``: all kernels at once, on all cores."""
+        self._is_compiling = True
+        try:
+            with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):
+                yield True
+        finally:
+            self._is_compiling = False
+
+    def _start(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        if self._is_compiling:
+            kernel.warmup(*args, grid=grid, **options)
+        else:
+            kernel[grid](*args, **options)
 
 
 class _Copies:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 
 @triton.jit
@@ -36,11 +36,15 @@ def _met(acc, total, peak, q_even, q_odd, k_even, k_odd, v, seen, scale, PRECISI
     return acc, total, higher
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["F", "num_turns", "layer_offset"],
+    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
+)
 def attend_kernel(
     qkv_ptr, rings_ptr, turns_ptr, rows_ptr, lengths_ptr, positions_ptr, out_ptr,
     F, num_heads, num_turns, window, row_stride, kind_stride, layer_offset, scale,
     D: tl.constexpr, RING: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """All new positions of one stream and head; a program reads the ring, then renews it.
@@ -53,7 +57,6 @@ def attend_kernel(
         out_ptr: ``[B, F, H * D]``.
     """
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
     stream, head = tl.program_id(0), tl.program_id(1)
     row = tl.load(rows_ptr + stream)
@@ -80,11 +83,12 @@ def attend_kernel(
             seen = (distance < window) & (past >= 0)[None, :]
             k_rows = keys + (slot * D)[:, None] + half
             v = tl.load(values + (slot * D)[:, None] + whole)
-            acc, total, peak = _met(acc, total, peak, q_even, q_odd, tl.load(k_rows),
-                                    tl.load(k_rows + D // 2), v, seen, scale, PRECISION)  # fmt: skip
-        first = tl.maximum(q_start - window + 1, 0) // BLOCK_K * BLOCK_K
-        for k_start in range(first, tl.minimum(q_start + BLOCK_Q, F), BLOCK_K):
-            k_index = k_start + tl.arange(0, BLOCK_K)
+            k_even, k_odd = tl.load(k_rows), tl.load(k_rows + D // 2)
+            acc, total, peak = _met(acc, total, peak, q_even, q_odd, k_even, k_odd, v, seen,
+                                    scale, PRECISION)  # fmt: skip
+        first = tl.maximum(q_start - window + 1, 0) // BLOCK_N * BLOCK_N
+        for k_start in range(first, tl.minimum(q_start + BLOCK_Q, F), BLOCK_N):
+            k_index = k_start + tl.arange(0, BLOCK_N)
             is_key = k_index < F
             k_even, k_odd = _turned(base + width, 3 * width, k_index, is_key, turns_ptr,
                                     position, num_turns, D)  # fmt: skip
@@ -98,8 +102,8 @@ def attend_kernel(
         found = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
         tl.store(out_rows, found, mask=is_query[:, None])
     tl.debug_barrier()  # every thread has read the ring
-    for start in range(tl.maximum(frames - RING, 0), frames, BLOCK_K):
-        index = start + tl.arange(0, BLOCK_K)
+    for start in range(tl.maximum(frames - RING, 0), frames, BLOCK_N):
+        index = start + tl.arange(0, BLOCK_N)
         is_new = index < frames
         k_even, k_odd = _turned(base + width, 3 * width, index, is_new, turns_ptr, position,
                                 num_turns, D)  # fmt: skip

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 from backend.models.codec.fused.kernels.pieces import carry_past
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["F"], do_not_specialize_on_alignment=["codes_ptr"])
 def look_up_kernel(
-    codes_ptr, last_ptr, first_ptr, table_ptr, weight_ptr, bias_ptr, out_ptr, F, N,
+    codes_ptr, last_ptr, first_ptr, table_ptr, weight_ptr, bias_ptr, out_ptr, squares_ptr, F, N,
     NUM_BOOKS: tl.constexpr, WIDTH: tl.constexpr, KP: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The entries of one frame's codes, side by side, times the projection of all codebooks.
@@ -21,6 +21,7 @@ def look_up_kernel(
         first_ptr: ``[NUM_BOOKS]`` int64, first row of each codebook in ``table_ptr [.., WIDTH]``.
         weight_ptr: ``[N, NUM_BOOKS * WIDTH]`` float32.
         out_ptr: ``[B, F, N]``.
+        squares_ptr: ``[B * F, N / 16]`` float32, sums of squares of 16 neighbors.
         KP: ``NUM_BOOKS * WIDTH`` rounded up to a power of two.
     """
     K: tl.constexpr = NUM_BOOKS * WIDTH
@@ -32,13 +33,21 @@ def look_up_kernel(
     entries = tl.load(table_ptr + code * WIDTH + k % WIDTH, mask=k < K, other=0.0)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight = tl.load(
-        weight_ptr + n[:, None] * K + k[None, :], mask=(n < N)[:, None] & (k < K)[None, :], other=0.0
+        weight_ptr + n[:, None] * K + k[None, :],
+        mask=(n < N)[:, None] & (k < K)[None, :],
+        other=0.0,
     )
     y = tl.sum(weight * entries[None, :], 1) + tl.load(bias_ptr + n, mask=n < N, other=0.0)
     tl.store(out_ptr + tl.program_id(0) * N + n, y.to(out_ptr.dtype.element_ty), mask=n < N)
+    squares = tl.sum(tl.reshape(y * y, [BLOCK_N // 16, 16]), 1)
+    part = tl.program_id(1) * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
+    tl.store(squares_ptr + tl.program_id(0) * (N // 16) + part, squares, mask=part < N // 16)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["M", "T", "save_step", "save_at", "save_count", "num_chunks"],
+    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
+)
 def depthwise_kernel(
     source_ptr, weight_ptr, bias_ptr, norm_weight_ptr, norm_bias_ptr, out_ptr, pool_ptr, rows_ptr,
     lengths_ptr, M, T, source_batch, eps, pool_stride, save_step, save_at, save_count, num_chunks,
@@ -53,7 +62,6 @@ def depthwise_kernel(
         CP: ``C`` rounded up to a power of two.
     """
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
     m = tl.program_id(0)
     if m >= M:
@@ -77,7 +85,10 @@ def depthwise_kernel(
         tl.store(out_ptr + m * C + c, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["M", "T", "save_step", "save_at", "save_count", "num_tiles", "num_chunks"],
+    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
+)
 def sound_kernel(
     source_ptr, weight_ptr, bias_ptr, samples_ptr, pool_ptr, rows_ptr, lengths_ptr,
     positions_ptr, M, T, source_batch, pool_stride, save_step, save_at, save_count, num_tiles,

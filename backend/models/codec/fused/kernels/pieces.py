@@ -10,8 +10,8 @@ import triton.language as tl
 def snake_of(y, alpha, inverse):
     """Give ``y + inverse * sin(alpha * y)**2`` in float32.
 
-    The square of a sine repeats every pi, so the angle is brought into -pi/2..pi/2 (pi in two parts)
-    and the square is a polynomial there: off by 2.2e-8 at most.
+    The square of a sine repeats every pi, so the angle is brought into -pi/2..pi/2 (pi in two
+    parts) and the square is a polynomial there: off by 2.2e-8 at most.
     """
     angle = y * alpha
     turns = (angle * 0.3183098861837907 + 12582912.0) - 12582912.0  # to the nearest whole number

@@ -9,33 +9,45 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from backend.models.codec.fused.kernels.pieces import carry_past, snake_of
 
 
-@triton.jit
+# Every other value of these would be a kernel of its own to compile.
+@triton.jit(
+    do_not_specialize=[
+        "M", "T", "save_step", "save_at", "save_count", "load_at", "load_count", "num_tiles",
+        "num_chunks",
+    ],
+    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
+)  # fmt: skip
 def product_kernel(
-    source_ptr, weight_ptr, gate_ptr, bias_ptr, gamma_ptr, alpha_ptr, inverse_ptr,
-    residual_ptr, plain_ptr, waved_ptr, pool_ptr, rows_ptr, lengths_ptr, head_ptr,
+    source_ptr, weight_ptr, bias_ptr, gamma_ptr, alpha_ptr, inverse_ptr,
+    residual_ptr, plain_ptr, waved_ptr, squares_in_ptr, squares_out_ptr, pool_ptr, rows_ptr,
+    lengths_ptr, head_ptr,
     M, T, N, K, channels, first, source_batch, row_step, tap_step, residual_batch, plain_batch,
     waved_batch, head_batch, eps, pool_stride, save_step, save_at, save_count, load_at,
     load_count, num_tiles, num_chunks,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HAS_NORM: tl.constexpr,
-    HAS_GATE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_GELU: tl.constexpr,
-    HAS_GAMMA: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_PLAIN: tl.constexpr,
-    HAS_WAVED: tl.constexpr, PRECISION: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr,
+    HAS_GATE: tl.constexpr, HAS_GELU: tl.constexpr, HAS_GAMMA: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_WAVED: tl.constexpr,
+    HAS_SQUARES: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """``plain = (residual +) gamma * gelu(gate(x @ w.T) + bias)``, ``waved = snake(plain)``.
+    """``plain = (residual +) gamma * gelu(x @ w.T + bias)``, ``waved = snake(plain)``.
 
     Output ``m`` is row ``t = m % T`` of stream ``m // T``; it reads ``channels`` elements from
-    ``first + t * row_step + tap * tap_step`` on for each of ``K / channels`` taps. The programs from
-    ``num_tiles`` on copy pasts, see ``carry_past``.
+    ``first + t * row_step + tap * tap_step`` on for each of ``K / channels`` taps. The programs
+    from ``num_tiles`` on copy pasts, see ``carry_past``.
 
     Args:
         source_ptr: Signal, its head first; streams ``source_batch`` elements apart.
-        weight_ptr: ``[N, K]``; ``gate_ptr`` as well.
+        weight_ptr: ``[N, K]``. With ``HAS_GATE`` its rows are pairs: the result has ``N / 2``
+            columns, ``silu`` of the first of a pair times the second.
         bias_ptr: ``[N]`` float32, as gamma, alpha and inverse.
         residual_ptr: Body of a signal of ``[T, N]`` a stream, as ``plain_ptr`` and ``waved_ptr``.
+        squares_in_ptr: ``[M, K / 16]`` float32 sums of squares of the source, read if ``HAS_NORM``;
+            ``PARTS`` is ``K / 16`` rounded up to a power of two.
+        squares_out_ptr: ``[M, N / 16]``, those of ``plain``, written if ``HAS_SQUARES``.
         channels: A multiple of ``BLOCK_K``.
     """
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
     program = tl.program_id(0)
     if program >= num_tiles:
@@ -57,28 +69,29 @@ def product_kernel(
         column = tl.minimum(offs_n, N - 1)
         w_rows = weight_ptr + (column * K)[:, None]
         acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        other = acc
-        squares = tl.zeros([BLOCK_M], tl.float32)
         blocks = channels // BLOCK_K
-        for step in range(0, K // BLOCK_K):
+        for step in range(K // BLOCK_K):
             tap = step // blocks
             x_at = tap * tap_step + (step - tap * blocks) * BLOCK_K
             x = tl.load(x_rows + (x_at + offs_k)[None, :])
             w = tl.load(w_rows + (step * BLOCK_K + offs_k)[None, :])
             acc = tl.dot(x, tl.trans(w), acc, input_precision=PRECISION)
-            if HAS_GATE:
-                g = tl.load(gate_ptr + (column * K)[:, None] + (step * BLOCK_K + offs_k)[None, :])
-                other = tl.dot(x, tl.trans(g), other, input_precision=PRECISION)
-            if HAS_NORM:
-                wide = x.to(tl.float32)
-                squares += tl.sum(wide * wide, 1)
+        if PDL:
+            gdc_launch_dependents()
         if HAS_NORM:
-            root = tl.rsqrt(squares / K + eps)[:, None]
-            acc = acc * root
-            if HAS_GATE:
-                acc = acc * tl.sigmoid(acc) * (other * root)
-        if HAS_BIAS:
-            acc += tl.load(bias_ptr + column)[None, :]
+            parts = tl.arange(0, PARTS)[None, :]
+            squares = tl.load(
+                squares_in_ptr + (place * (K // 16))[:, None] + parts, mask=parts < K // 16,
+                other=0.0,
+            )  # fmt: skip
+            acc = acc * tl.rsqrt(tl.sum(squares, 1) / K + eps)[:, None]
+        acc += tl.load(bias_ptr + column)[None, :]
+        if HAS_GATE:
+            gate, other = tl.split(tl.reshape(acc, [BLOCK_M, BLOCK_N // 2, 2]))
+            acc = gate * tl.sigmoid(gate) * other
+            N = N // 2
+            offs_n = (program % tiles_n) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+            is_column = offs_n < N
         if HAS_GELU:
             acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
         if HAS_GAMMA:
@@ -87,10 +100,15 @@ def product_kernel(
         within = t * N
         if HAS_RESIDUAL:
             rows = residual_ptr + (stream * residual_batch + within)[:, None]
-            acc += tl.load(rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
+            acc += tl.load(rows + offs_n[None, :], mask=mask, other=0.0).to(tl.float32)
         if HAS_PLAIN:
             rows = plain_ptr + (stream * plain_batch + within)[:, None]
             tl.store(rows + offs_n[None, :], acc.to(plain_ptr.dtype.element_ty), mask=mask)
+        if HAS_SQUARES:
+            squares = tl.sum(tl.reshape(acc * acc, [BLOCK_M, BLOCK_N // 16, 16]), 2)
+            part = (program % tiles_n) * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
+            tl.store(squares_out_ptr + (offs_m * (N // 16))[:, None] + part[None, :], squares,
+                     mask=is_row[:, None] & (part < N // 16)[None, :])  # fmt: skip
         if HAS_WAVED:
             alpha = tl.load(alpha_ptr + column)[None, :]
             acc = snake_of(acc, alpha, tl.load(inverse_ptr + column)[None, :])

@@ -30,7 +30,13 @@ def _finish(
     tl.store(waved_rows + columns[None, :], waved.to(DTYPE), mask=mask)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "M", "T", "save_step", "save_at", "save_count", "load_at", "load_count", "num_tiles",
+        "num_chunks",
+    ],
+    do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
+)  # fmt: skip
 def unit_kernel(
     source_ptr, wide_ptr, wide_bias_ptr, inner_alpha_ptr, inner_inverse_ptr, narrow_ptr,
     narrow_bias_ptr, x_ptr, waved_ptr, alpha_ptr, inverse_ptr, pool_ptr, rows_ptr, lengths_ptr,
@@ -38,7 +44,7 @@ def unit_kernel(
     save_count, load_at, load_count, num_tiles, num_chunks,
     C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, TAPS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, KEEPS_X: tl.constexpr,
-    PRECISION: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr,
+    PRECISION: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr, CACHE: tl.constexpr = "",
 ):  # fmt: skip
     """``x += narrow(snake(wide(source)))``, ``waved = snake(x)``; a program has all channels.
 
@@ -53,7 +59,6 @@ def unit_kernel(
         tap_step: Elements from one tap to the next.
     """
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
     program = tl.program_id(0)
     if program >= num_tiles:
@@ -75,16 +80,18 @@ def unit_kernel(
         if C2 > 0:
             c2 = C1 + tl.arange(0, C2)
             acc2 = tl.zeros([BLOCK_M, C2], tl.float32)
-        for step in range(0, K // BLOCK_K):
+        for step in range(K // BLOCK_K):
             tap = step // (C // BLOCK_K)
             at = tap * tap_step + (step - tap * (C // BLOCK_K)) * BLOCK_K
-            a = tl.load(rows + (at + offs_k)[None, :])
+            a = tl.load(rows + (at + offs_k)[None, :], cache_modifier=CACHE)
             k = step * BLOCK_K + offs_k
             w1 = tl.load(wide_ptr + (c1 * K)[:, None] + k[None, :])
             acc1 = tl.dot(a, tl.trans(w1), acc1, input_precision=PRECISION)
             if C2 > 0:
                 w2 = tl.load(wide_ptr + (c2 * K)[:, None] + k[None, :])
                 acc2 = tl.dot(a, tl.trans(w2), acc2, input_precision=PRECISION)
+        if PDL:
+            gdc_launch_dependents()
         mask = (offs_m < M)[:, None]
         x_rows = x_ptr + (stream * x_batch + t * C)[:, None]
         waved_rows = waved_ptr + (stream * waved_batch + t * C)[:, None]
