@@ -68,12 +68,17 @@ def test_a_row_has_the_same_bits_in_every_batch_size_that_is_used(
     linear = PackedLinear(weight) if is_packed else partial(F.linear, weight=weight)
     sizes = stable_batch_sizes([(linear, width)])
     for shape in ((width,), (2, width)):
-        x = torch.randn(MAX_BATCH, *shape)
-        # what a row gets as the first of a batch, it gets anywhere, in any company
-        rows = torch.cat([linear(x.roll(-row, 0)[: sizes[0]])[:1] for row in range(MAX_BATCH)])
-        for size in sizes:
-            order = torch.randperm(MAX_BATCH)[:size]
-            assert torch.equal(linear(x[order]), rows[order])
+        assert_rows_keep_their_bits(linear, sizes, torch.randn(MAX_BATCH, *shape))
+
+
+def assert_rows_keep_their_bits(
+    linear: Callable[[Tensor], Tensor], sizes: tuple[int, ...], x: Tensor
+):
+    """What a row gets as the first of a batch, it gets anywhere, in any company."""
+    rows = torch.cat([linear(x.roll(-row, 0)[: sizes[0]])[:1] for row in range(MAX_BATCH)])
+    for size in sizes:
+        order = torch.randperm(MAX_BATCH)[:size]
+        assert torch.equal(linear(x[order]), rows[order])
 
 
 def test_row_by_row_every_row_is_the_row_alone():
@@ -164,10 +169,9 @@ def test_quantized_weights_are_not_packed_and_step_in_sizes_that_were_tried(sche
     quantized = load_dual_ar(POCKET, "cpu", torch.float32, quantization=scheme)
     chosen = choose_compute(quantized, CPU, is_fast=True)
     assert "the weights are quantized" in chosen.notes[0]
-    layer, x = quantized.layers[0].attention.wqkv, torch.randn(MAX_BATCH, 320)  # pyright: ignore
+    layer = quantized.layers[0].attention.wqkv  # pyright: ignore
     assert isinstance(layer, torch.nn.Module)
-    for size in chosen.batch_sizes:
-        assert torch.equal(layer(x[:size]), layer(x)[:size])
+    assert_rows_keep_their_bits(layer, chosen.batch_sizes, torch.randn(MAX_BATCH, 320))
 
 
 def test_a_half_precision_network_on_a_cpu_is_told_apart():
