@@ -144,17 +144,18 @@ class FusedStep:
         config, lengths, attention = self._config, self._store.lengths, layer.attention
         self._linear(self._x, attention.wqkv, self._qkv, norm=layer.attention_norm.weight)
         keys, values = self._store.data[:, layer_idx].unbind(0)
+        k_scale, v_scale = self._store.scales_of(layer_idx)
         has_norm = attention.q_norm is not None
         q_norm = attention.q_norm.weight if attention.q_norm is not None else self._qkv
         k_norm = attention.k_norm.weight if attention.k_norm is not None else self._qkv
         share = config.n_head // config.n_local_heads
         slow_attention[(self._num_rows, config.n_local_heads, self._splits)](
-            self._qkv, q_norm, k_norm, self._model.rope, keys, values, self._slots, lengths,
-            self._mixed, self._parts, self._qkv.shape[1],
-            self._store.max_positions * keys.stride(1), keys.stride(0),
+            self._qkv, q_norm, k_norm, self._model.rope, keys, values, k_scale, v_scale,
+            self._slots, lengths, self._mixed, self._parts, self._qkv.shape[1],
+            self._store.max_positions, keys.shape[1],
             config.norm_eps, config.n_head, config.n_local_heads, config.head_dim,
             max(16, triton.next_power_of_2(share)), KEYS_AT_ONCE, self._split_length, self._splits,
-            has_norm, self._pdl, num_warps=4, **self._launch,
+            has_norm, self._store.bits, self._pdl, num_warps=4, **self._launch,
         )  # fmt: skip
         if self._splits > 1:
             join_splits[(self._num_rows, config.n_head)](

@@ -12,6 +12,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+KV_BITS = {"none": 16, "int8": 8, "int4": 4}
+"""Bits of a stored number by KV_QUANTIZATION; 16 stands for the network's own format."""
+SCALE_DTYPE = torch.float16
+
+
+def kv_bytes(head_dim: int, dtype: torch.dtype, bits: int) -> int:
+    """Bytes of one head of one position, of keys or values, its scale included."""
+    if bits == KV_BITS["none"]:
+        return head_dim * dtype.itemsize
+    return head_dim * bits // 8 + SCALE_DTYPE.itemsize
+
 
 class KVStore:
     """Room for the keys and values of ``num_slots`` sequences and of one scratch slot.
@@ -20,10 +31,12 @@ class KVStore:
 
     Args:
         scratch_positions: Positions that are written of the scratch slot; all by default.
+        bits: See ``KV_BITS``. With fewer than 16 only ``engine.kernels`` read and write the store.
 
     Attributes:
         data: ``[2, L, G, R, D]``; 0 holds keys, 1 values. ``R = num_slots * T`` and the scratch
-            slot's.
+            slot's. With 8 bits int8, with 4 uint8 ``[2, L, G, R, D / 2]``.
+        scales: ``[2, L, G, R]`` float16 with fewer than 16 bits, else None.
         max_positions: Positions each slot has room for, ``T``.
         lengths: ``[S + 1]`` int64 on the device: positions written.
     """
@@ -38,14 +51,18 @@ class KVStore:
         device: torch.device,
         dtype: torch.dtype,
         scratch_positions: int | None = None,
+        bits: int = 16,
     ) -> None:
         self.num_slots = num_slots
+        self.bits = bits
         self.max_positions = max_positions
         scratch = min(max_positions, scratch_positions or max_positions)
-        self.data = torch.zeros(
-            2, num_layers, num_heads, num_slots * max_positions + scratch, head_dim,
-            device=device, dtype=dtype,
-        )  # fmt: skip
+        rows = (2, num_layers, num_heads, num_slots * max_positions + scratch)
+        stored = {16: (head_dim, dtype), 8: (head_dim, torch.int8), 4: (head_dim // 2, torch.uint8)}
+        width, stored_as = stored[bits]
+        self.data = torch.zeros(*rows, width, device=device, dtype=stored_as)
+        is_plain = bits == KV_BITS["none"]
+        self.scales = None if is_plain else torch.zeros(*rows, device=device, dtype=SCALE_DTYPE)
         self.lengths = torch.zeros(num_slots + 1, dtype=torch.int64, device=device)
         self._host_lengths = [0] * (num_slots + 1)
 
@@ -57,7 +74,13 @@ class KVStore:
     @property
     def num_bytes(self) -> int:
         """Bytes that are held, used or not."""
-        return self.data.numel() * self.data.element_size()
+        parts = [self.data] if self.scales is None else [self.data, self.scales]
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    def scales_of(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Scales ``[G, R]`` of a layer's keys and values; without any, something to point at."""
+        keys, values = (self.data if self.scales is None else self.scales)[:, layer_idx].unbind(0)
+        return keys, values
 
     def length(self, slot: int) -> int:
         """Positions that are written in ``slot``, as the host knows."""
@@ -124,6 +147,10 @@ class SlotKV:
         """Count positions that every layer has written."""
         self._store.set_length(self._slot, self.length + num_positions)
 
-    def stretch(self, start: int, end: int) -> Tensor:
-        """Keys and values ``[2, L, G, end - start, D]`` of some positions, as a view."""
-        return self._store.slot_data(self._slot, start, end)
+    def stretch(self, start: int, end: int) -> tuple[Tensor, ...]:
+        """What some positions hold, as views: ``[2, L, G, end - start, D]``, and their scales."""
+        data, scales = self._store.slot_data(self._slot, start, end), self._store.scales
+        if scales is None:
+            return (data,)
+        first = self._slot * self._store.max_positions
+        return data, scales[..., first + start : first + end]

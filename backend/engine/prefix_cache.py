@@ -37,11 +37,11 @@ class PrefixCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._entries: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[Tensor, ...]] = OrderedDict()
         self._size_bytes = self._hits = self._misses = self._evictions = 0
 
-    def get(self, key: bytes) -> Tensor | None:
-        """Give ``[2, L, G, T, D]`` and mark it as used, or None; either is counted."""
+    def get(self, key: bytes) -> tuple[Tensor, ...] | None:
+        """Give what ``put`` kept and mark it as used, or None; either is counted."""
         found = self._entries.get(key)
         if found is None:
             self._misses += 1
@@ -50,16 +50,16 @@ class PrefixCache:
         self._entries.move_to_end(key)
         return found
 
-    def put(self, key: bytes, kv: Tensor) -> None:
-        """Keep a copy of ``kv``."""
-        num_bytes = kv.numel() * kv.element_size()
+    def put(self, key: bytes, kv: tuple[Tensor, ...]) -> None:
+        """Keep a copy of ``kv``, see ``SlotKV.stretch``."""
+        num_bytes = _num_bytes(kv)
         if num_bytes > self._budget_bytes or key in self._entries:
             return
         while self._size_bytes + num_bytes > self._budget_bytes:
             _, dropped = self._entries.popitem(last=False)
-            self._size_bytes -= dropped.numel() * dropped.element_size()
+            self._size_bytes -= _num_bytes(dropped)
             self._evictions += 1
-        self._entries[key] = kv.clone()
+        self._entries[key] = tuple(part.clone() for part in kv)
         self._size_bytes += num_bytes
 
     def clear(self) -> int:
@@ -122,5 +122,10 @@ def _prefill_turn(run: Prefill, turn: Tensor, kv: SlotKV, cache: PrefixCache, ke
         run(turn, kv)
         cache.put(key, kv.stretch(start, end))
     else:
-        kv.stretch(start, end).copy_(known)
+        for part, kept in zip(kv.stretch(start, end), known, strict=True):
+            part.copy_(kept)
         kv.advance(end - start)
+
+
+def _num_bytes(kv: tuple[Tensor, ...]) -> int:
+    return sum(part.numel() * part.element_size() for part in kv)

@@ -10,9 +10,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from backend.engine.kernels.kv_rows import read_rows, read_scales, write_rows
+
 
 @triton.jit
-def _turned(ptr, norm_ptr, rope_ptr, mask, eps, D: tl.constexpr, HAS_NORM: tl.constexpr):
+def turned(ptr, norm_ptr, rope_ptr, mask, eps, D: tl.constexpr, HAS_NORM: tl.constexpr):
     """Load heads ``[R, D]`` at ``ptr [R, 1]``, normalize and rotate them; ``[R, D]`` float32."""
     DTYPE: tl.constexpr = ptr.dtype.element_ty
     half = tl.arange(0, D // 2)[None, :]
@@ -30,11 +32,11 @@ def _turned(ptr, norm_ptr, rope_ptr, mask, eps, D: tl.constexpr, HAS_NORM: tl.co
 
 @triton.jit
 def slow_attention(
-    qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr,
-    slot_ptr, length_ptr, out_ptr, part_ptr, qkv_stride, slot_stride, head_stride, eps,
+    qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr, k_scale_ptr, v_scale_ptr,
+    slot_ptr, length_ptr, out_ptr, part_ptr, qkv_stride, slot_rows, group_rows, eps,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr,
     BLOCK_T: tl.constexpr, SPLIT_T: tl.constexpr, SPLITS: tl.constexpr,
-    HAS_NORM: tl.constexpr, PDL: tl.constexpr,
+    HAS_NORM: tl.constexpr, BITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One position a row over the cache of the row's slot.
 
@@ -43,8 +45,9 @@ def slow_attention(
 
     Args:
         qkv_ptr: ``[B, (H + 2 G) D]``.
-        k_cache_ptr: ``[G, R, D]`` of one layer, a slot's rows behind each other, ``slot_stride``
-            from slot to slot; gains position ``length``.
+        k_cache_ptr: ``[G, R, D]`` of one layer, ``R = group_rows``, a slot's rows behind each
+            other, ``slot_rows`` from slot to slot; gains position ``length``.
+        k_scale_ptr: ``[G, R]`` where ``BITS`` is 8 or 4, see ``kv_rows``.
         slot_ptr: ``[B]`` int64. length_ptr: ``[slots]`` int64, positions that are there.
         out_ptr: ``[B, H D]``.
         part_ptr: ``[B, SPLITS, H, D + 2]`` float32: sums, largest score and weight of each split,
@@ -66,18 +69,22 @@ def slow_attention(
     angles = rope_ptr + length * D
     start = (split * SPLIT_T).to(tl.int64)
     stop = tl.minimum(length, start + SPLIT_T)
-    cache = slot * slot_stride + group * head_stride
+    cache = slot * slot_rows + group * group_rows
     offs_t = start + tl.arange(0, BLOCK_T)
-    places = cache + offs_t[:, None] * D + offs_d[None, :]
     seen = offs_t < stop
-    k = tl.load(k_cache_ptr + places, mask=seen[:, None], other=0.0)
-    v = tl.load(v_cache_ptr + places, mask=seen[:, None], other=0.0)
+    k = read_rows(k_cache_ptr, cache + offs_t, seen, D, BITS, DTYPE)
+    v = read_rows(v_cache_ptr, cache + offs_t, seen, D, BITS, DTYPE)
+    k_scale = tl.full([BLOCK_T], 1.0, tl.float32)
+    v_scale = k_scale
+    if BITS < 16:
+        k_scale = read_scales(k_scale_ptr, cache + offs_t, seen)
+        v_scale = read_scales(v_scale_ptr, cache + offs_t, seen)
     if PDL:
         gdc_wait()
     if start <= length:
         base = qkv_ptr + row * qkv_stride
         q_ptr = base + (group * SHARE + heads)[:, None] * D
-        q = _turned(q_ptr, q_norm_ptr, angles, is_head, eps, D, HAS_NORM)
+        q = turned(q_ptr, q_norm_ptr, angles, is_head, eps, D, HAS_NORM)
         q = q * (1.0 / tl.sqrt(float(D)))
         q_low = q.to(DTYPE)
         top = tl.full([HEADS], -1e30, tl.float32)
@@ -86,34 +93,44 @@ def slow_attention(
         if length < start + SPLIT_T:
             one = tl.arange(0, 1)
             k_ptr = base + (H + group) * D + one[:, None] * D
-            k_new = _turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
+            k_new = turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
             v_new = tl.load(base + (H + G + group) * D + offs_d)
-            new = cache + length * D
-            tl.store(k_cache_ptr + new + one[:, None] * D + offs_d[None, :], k_new.to(DTYPE))
-            tl.store(v_cache_ptr + new + offs_d, v_new)
+            new = cache + length + one
+            write_rows(k_cache_ptr, k_scale_ptr, new, k_new, D, BITS)
+            v_wide = v_new.to(tl.float32)[None, :]
+            write_rows(v_cache_ptr, v_scale_ptr, new, v_wide, D, BITS)
             top = tl.sum(q * k_new, 1)
             weight += 1.0
             acc += v_new.to(tl.float32)[None, :]
         scores = tl.dot(q_low, tl.trans(k), input_precision="ieee")
+        if BITS < 16:
+            scores = scores * k_scale[None, :]
         scores = tl.where(seen[None, :], scores, -1e30)
         new_top = tl.maximum(top, tl.max(scores, 1))
         shrink = tl.exp(top - new_top)
         p = tl.where(seen[None, :], tl.exp(scores - new_top[:, None]), 0.0)
         weight = weight * shrink + tl.sum(p, 1)
+        if BITS < 16:
+            p = p * v_scale[None, :]
         acc = tl.dot(p.to(DTYPE), v, acc * shrink[:, None], input_precision="ieee")
         top = new_top
         for begin in range(start + BLOCK_T, stop, BLOCK_T):
             next_t = begin + tl.arange(0, BLOCK_T)
             is_there = next_t < stop
-            next_places = cache + next_t[:, None] * D + offs_d[None, :]
-            next_k = tl.load(k_cache_ptr + next_places, mask=is_there[:, None], other=0.0)
-            next_v = tl.load(v_cache_ptr + next_places, mask=is_there[:, None], other=0.0)
+            next_k = read_rows(k_cache_ptr, cache + next_t, is_there, D, BITS, DTYPE)
+            next_v = read_rows(v_cache_ptr, cache + next_t, is_there, D, BITS, DTYPE)
             next_scores = tl.dot(q_low, tl.trans(next_k), input_precision="ieee")
+            if BITS < 16:
+                next_scores = next_scores * read_scales(
+                    k_scale_ptr, cache + next_t, is_there
+                )[None, :]  # fmt: skip
             next_scores = tl.where(is_there[None, :], next_scores, -1e30)
             next_top = tl.maximum(top, tl.max(next_scores, 1))
             fade = tl.exp(top - next_top)
             next_p = tl.exp(next_scores - next_top[:, None])
             weight = weight * fade + tl.sum(next_p, 1)
+            if BITS < 16:
+                next_p = next_p * read_scales(v_scale_ptr, cache + next_t, is_there)[None, :]
             acc = tl.dot(next_p.to(DTYPE), next_v, acc * fade[:, None], input_precision="ieee")
             top = next_top
         head = group * SHARE + heads
@@ -195,7 +212,7 @@ def fast_attention(
         angles = rope_ptr + at * D
         base = qkv_ptr + (row * NEW + new) * qkv_stride
         k_ptr = base + (H + group) * D + one[:, None] * D
-        k_new = _turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
+        k_new = turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
         v_new = tl.load(base + (H + G + group) * D + one[:, None] * D + offs_d[None, :])
         is_new = (offs_t == at)[:, None]
         keys = tl.where(is_new, k_new, keys)
@@ -204,7 +221,7 @@ def fast_attention(
         tl.store(k_cache_ptr + here, k_new.to(DTYPE))
         tl.store(v_cache_ptr + here, v_new)
         q_ptr = base + (group * SHARE + heads)[:, None] * D
-        q = _turned(q_ptr, q_norm_ptr, angles, (heads >= 0)[:, None], eps, D, HAS_NORM)
+        q = turned(q_ptr, q_norm_ptr, angles, (heads >= 0)[:, None], eps, D, HAS_NORM)
         scores = tl.sum(q[:, None, :] * keys[None, :, :], 2) * (1.0 / tl.sqrt(float(D)))
         scores = tl.where((offs_t <= at)[None, :], scores, -1e30)
         p = tl.exp(scores - tl.max(scores, 1)[:, None])
