@@ -20,6 +20,7 @@ import torch
 from backend.core.contract import FrameChunk
 from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
+from backend.engine.card_kernels import kv_bits, scratch_positions, why_no_fused_prompts
 from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.decode_step import FrameSizes
 from backend.engine.kv_store import KVStore
@@ -27,8 +28,13 @@ from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions
-from backend.engine.prefill_graphs import SCRATCH_POSITIONS, choose_prefill
-from backend.engine.prefix_cache import BYTES_PER_MIB, PrefixCache, prefill_with_prefixes
+from backend.engine.prefix_cache import (
+    BYTES_PER_MIB,
+    PrefixCache,
+    Prompt,
+    prefill_with_prefixes,
+)
+from backend.engine.prompts import choose_prefill
 from backend.engine.rehearsal import Rehearsal
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
@@ -71,7 +77,6 @@ class LoadedModel:
         codec: Codes to samples.
         encoder: Samples to codes.
         sampling: The checkpoint's defaults.
-        notes: How quantized weights are multiplied, where that is worth knowing.
         memory_plan: Bytes by part, if they were planned.
     """
 
@@ -82,7 +87,6 @@ class LoadedModel:
     codec: Codec
     encoder: ReferenceEncoder
     sampling: SamplingParams
-    notes: tuple[str, ...] = ()
     memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
@@ -108,11 +112,8 @@ class LoadedModel:
         _check_fit(directory, tokenizer, dual_ar, codec)
         encoder = codec_setup.reference_encoder(directory)
         sampling = read_sampling_defaults(directory)
-        notes: tuple[str, ...] = ()
-        if precision.quantization == "nf4":
-            notes = (use_nf4_kernels(dual_ar, precision.device, precision.dtype),)
         return cls(
-            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling, notes,
+            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling,
             memory_plan or {},
         )  # fmt: skip
 
@@ -143,6 +144,8 @@ class OptimizedEngine:
         model.dual_ar.bind_tokens(begin_id, num_semantic, model.tokenizer.im_end_id)
         sizes = FrameSizes(config.num_codebooks, num_semantic, num_residual, begin_id)
         self._slots = SlotPool(settings.max_slots)
+        num_bits, kv_notes = kv_bits(config, settings, device)
+        nf4_notes = _prepare_nf4(model.dual_ar, precision, settings)
         self._store = KVStore(
             config.n_layer,
             settings.max_slots,
@@ -151,19 +154,20 @@ class OptimizedEngine:
             config.head_dim,
             device,
             precision.dtype,
-            SCRATCH_POSITIONS,
+            scratch_positions(config, settings, device),
+            num_bits,
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
         self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
         room = codec_setup.room
         self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings, room)
-        self._prefill = choose_prefill(model.dual_ar, self._store, room)
+        self._prefill = choose_prefill(model.dual_ar, self._store, settings, room)
         self._stepper = Stepper(
             self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
             self._steps.bound_of,
         )  # fmt: skip
         self._notes = (
-            *precision.notes, *model.notes, *self._steps.notes, *codec_setup.notes,
+            *precision.notes, *nf4_notes, *kv_notes, *self._steps.notes, *codec_setup.notes,
         )  # fmt: skip
         self._info = self._describe()
         self._timings: tuple[StageTiming, ...] = ()
@@ -237,23 +241,38 @@ class OptimizedEngine:
         Raises:
             PromptTooLongError: The prompt leaves too little room for speech.
         """
-        rows = self._prompt_rows(text, turns)
-        slot_idx = self._slots.take()
+        return self.prefill_many([(text, turns, sampling)])[0]
+
+    @torch.inference_mode()
+    def prefill_many(
+        self, asked: Sequence[tuple[str, Sequence[Turn], SamplingParams]]
+    ) -> list[int]:
+        """Take slots for several prompts and run these together; as ``prefill`` for each.
+
+        Raises:
+            PromptTooLongError: A prompt leaves too little room for speech; no slot is taken.
+            GenerationError: There are fewer free slots than prompts; likewise.
+        """
+        slots: list[int] = []
         try:
-            self._store.set_length(slot_idx, 0)
-            last_row = prefill_with_prefixes(
-                self._prefill.run,
-                rows,
-                turn_ends(self._model.tokenizer, turns),
-                self._store.view(slot_idx),
-                self._prefixes,
-            )
-            self._state.begin(slot_idx, last_row, sampling)
+            prompts = [self._open_prompt(slots, text, turns) for text, turns, _ in asked]
+            prefill_with_prefixes(self._prefill.run_many, prompts, self._prefixes)
+            for slot_idx, prompt, (_, _, sampling) in zip(slots, prompts, asked, strict=True):
+                self._state.begin(slot_idx, prompt.rows[:, -1], sampling)
+                self._slots[slot_idx].sampling = sampling
         except BaseException:
-            self._slots.give_back(slot_idx)
+            for slot_idx in slots:
+                self._slots.give_back(slot_idx)
             raise
-        self._slots[slot_idx].sampling = sampling
-        return slot_idx
+        return slots
+
+    def _open_prompt(self, slots: list[int], text: str, turns: Sequence[Turn]) -> Prompt:
+        """Lay out a prompt, take a slot for it and note that."""
+        rows = self._prompt_rows(text, turns)
+        slots.append(self._slots.take())
+        self._store.set_length(slots[-1], 0)
+        ends = turn_ends(self._model.tokenizer, turns)
+        return Prompt(rows, ends, self._store.view(slots[-1]))
 
     @torch.inference_mode()
     def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
@@ -316,6 +335,14 @@ class OptimizedEngine:
             quantization=self._precision.quantization,
             memory_plan=model.memory_plan,
         )
+
+
+def _prepare_nf4(model: DualAR, precision: Precision, settings: Settings) -> tuple[str, ...]:
+    """Choose how NF4 weights are multiplied where the fused kernels do not; what to tell people."""
+    is_fused = why_no_fused_prompts(model.config, settings, precision.device) is None
+    if precision.quantization != "nf4" or is_fused:
+        return ()
+    return (use_nf4_kernels(model, precision.device, precision.dtype),)
 
 
 def _check_fit(directory: Path, tokenizer: Tokenizer, dual_ar: DualAR, codec: Codec) -> None:

@@ -173,6 +173,10 @@ class Settings(BaseSettings):
     """Embeddings that stay in the host; the card reads the rows it needs over the bus. `text`: 0.3
     GB of S1-mini, `all`: 0.4 GB, with those that every frame reads. No effect on a CPU."""
 
+    kv_quantization: Literal["none", "int8", "int4"] = "none"
+    """Keys and values of the slots with fewer bits: `int8` halves them against bf16 (1 % error),
+    `int4` takes a quarter (10 %). Only where FUSED_KERNELS run."""
+
     encoder_on_host: bool = False
     """Keep the encoder of recordings in the host; its layers come to the card one by one while it
     runs. Saves 0.8 GB for S1-mini and costs tenths of a second a recording; none on a CPU."""

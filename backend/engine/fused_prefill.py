@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -28,7 +28,8 @@ from backend.engine.kernels.prompt import (
     prompt_heads,
     prompt_linear,
 )
-from backend.models.quantized_linear import NF4_BLOCK, NF4_VALUES
+from backend.engine.prompts import Stretch
+from backend.models.quantized_linear import NF4_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from backend.engine.capture import GraphRoom
-    from backend.engine.kv_store import KVStore, SlotKV
+    from backend.engine.kv_store import KVStore
     from backend.models.dual_ar import DualAR
     from backend.models.layers import TransformerBlock
 
@@ -48,13 +49,6 @@ BLOCK_T = 64
 """Positions they look at in one go."""
 
 
-class Stretch(NamedTuple):
-    """Rows ``[1 + K, T]`` int64 on the host, and the slot they go behind."""
-
-    rows: Tensor
-    kv: SlotKV
-
-
 @dataclass(frozen=True, slots=True)
 class _Tiles:
     """How a product is cut up; the same for every batch size, so that a row's bits are."""
@@ -63,7 +57,6 @@ class _Tiles:
     features: int = 64
     inputs: int = 64
     warps: int = 4
-    stages: int = 4
 
 
 TILES = _Tiles()
@@ -93,10 +86,6 @@ class FusedPrefill:
         self._inner = new(config.intermediate_size)
         self._table = torch.tensor(NF4_VALUES, device=self._device)
         self._bound: dict[int, tuple[Tensor, Callable[[], object]]] = {}
-
-    def run(self, rows: Tensor, kv: SlotKV) -> None:
-        """Run rows ``[1 + K, T]`` behind what ``kv`` holds; T may be 0."""
-        self.run_many([Stretch(rows, kv)])
 
     def run_many(self, stretches: Sequence[Stretch]) -> None:
         """Run stretches of different slots, as many at a time as fit into a batch."""
@@ -198,7 +187,7 @@ class FusedPrefill:
         prompt_attention[(num_rows // BLOCK_Q, config.n_head)](
             self._qkv, keys, values, *store.scales_of(layer_idx), slots, positions, self._mixed,
             store.max_positions, keys.shape[1], config.n_head, config.n_local_heads,
-            config.head_dim, BLOCK_Q, BLOCK_T, store.bits, num_warps=4,
+            config.head_dim, BLOCK_Q, BLOCK_T, store.bits, num_warps=4, num_stages=2,
         )  # fmt: skip
 
     def _linear(
@@ -216,22 +205,8 @@ class FusedPrefill:
             x, weight, weight2, x if scale is None else scale, x if scale2 is None else scale2,
             x if bias is None else bias, self._table, out, out, features, width, TILES.rows,
             TILES.features, block_k, kind, other is not None, bias is not None, is_added,
-            num_warps=TILES.warps, num_stages=TILES.stages,
+            num_warps=TILES.warps, num_stages=4 if x.dtype.itemsize == 2 else 2,
         )  # fmt: skip
-
-
-def why_not_fused_prefill(model: DualAR) -> str | None:
-    """Why the kernels cannot run this network's prompts, or None if they can."""
-    config = model.config
-    if config.head_dim & (config.head_dim - 1) or config.head_dim < 16:
-        return "the head width is no power of two"
-    widths = {config.dim, config.n_head * config.head_dim, config.intermediate_size}
-    if any(width % 16 for width in widths):
-        return "a layer's width is no multiple of 16"
-    is_nf4 = hasattr(model.layers[0].attention.wqkv, "weight_nf4")
-    if is_nf4 and any(width % NF4_BLOCK for width in widths):
-        return "a layer's width is no multiple of NF4's blocks"
-    return None
 
 
 def _stored(layer: nn.Module) -> tuple[Tensor, Tensor | None, int]:
@@ -239,8 +214,8 @@ def _stored(layer: nn.Module) -> tuple[Tensor, Tensor | None, int]:
     for kind, name in ((1, "weight_int8"), (2, "weight_nf4")):
         weight = getattr(layer, name, None)
         if weight is not None:
-            return weight, layer.scale, kind
-    return layer.weight, None, 0
+            return weight, layer.scale, kind  # pyright: ignore[reportReturnType]
+    return layer.weight, None, 0  # pyright: ignore[reportReturnType]
 
 
 def _aligned(length: int) -> int:

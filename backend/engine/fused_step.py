@@ -12,15 +12,17 @@ network keeps them; nothing is copied.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 
+from backend.engine.card_kernels import why_not_these_sizes
 from backend.engine.kernels.attention import fast_attention, join_splits, slow_attention
 from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
+from backend.engine.step_tiles import MOST_SPLITS, few_rows_shape, tile_shape, weights_of
+from backend.models.quantized_linear import NF4_VALUES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,11 +30,9 @@ if TYPE_CHECKING:
     from backend.engine.decode_step import FrameSizes
     from backend.engine.kv_store import KVStore
     from backend.engine.slots import SlotState
+    from backend.engine.step_tiles import Weights
     from backend.models.dual_ar import DualAR
     from backend.models.layers import TransformerBlock
-
-MOST_SPLITS = 4
-"""Programs that share one sum over a wide input."""
 
 KEYS_AT_ONCE = 64
 """Positions a program of the slow attention reads ahead."""
@@ -89,8 +89,11 @@ class FusedStep:
             2, config.n_fast_layer, batch, config.fast_n_local_heads, positions,
             config.fast_head_dim,
         )  # fmt: skip
-        # one row (and its pair of fast positions) is served without these
-        rows = 0 if batch == 1 else 2 * batch
+        self._table = torch.tensor(NF4_VALUES, device=device)
+        is_nf4 = weights_of(model.layers[0].attention.wqkv).is_nf4
+        # one row (and its pair of fast positions) is served without these, but for NF4
+        self._has_few_rows = batch == 1 and not is_nf4
+        rows = 0 if self._has_few_rows else 2 * batch
         self._normed = room(rows * max(config.dim, config.fast_dim))
         self._parts_of_sums = room(
             MOST_SPLITS, rows * max(config.dim, config.fast_dim), of=torch.float32
@@ -254,11 +257,11 @@ class FusedStep:
         num_out: int | None = None,
     ) -> None:  # fmt: skip
         """``out = (residual +) gate(norm(x) @ layer.T)`` over the first ``num_rows`` rows."""
-        weights, others = _parts_of(layer), None if other is None else _parts_of(other)
+        weights, others = weights_of(layer), None if other is None else weights_of(other)
         rows = num_rows or self._num_rows
         features = num_out or weights.weight.shape[0]
         strides = (x_stride or x.shape[1], out_stride or out.shape[1])
-        if self._num_rows == 1:
+        if self._has_few_rows:
             self._linear_of_few(x, weights, others, out, norm, residual, rows, features, strides)
             return
         if norm is not None:
@@ -283,13 +286,13 @@ class FusedStep:
         return normed
 
     def _linear_of_few(
-        self, x: Tensor, weights: _Weights, others: _Weights | None, out: Tensor,
+        self, x: Tensor, weights: Weights, others: Weights | None, out: Tensor,
         norm: Tensor | None, residual: Tensor | None, rows: int, features: int,
         strides: tuple[int, int],
     ) -> None:  # fmt: skip
-        width = weights.weight.shape[1]
+        width = weights.num_inputs
         second = others or weights
-        block_n, warps = _few_rows_shape(width, is_int8=weights.scale is not None)
+        block_n, warps = few_rows_shape(width, is_int8=weights.is_int8)
         few_rows_linear[(triton.cdiv(features, block_n),)](
             x, x if norm is None else norm, weights.weight, second.weight,
             x if weights.scale is None else weights.scale,
@@ -298,98 +301,36 @@ class FusedStep:
             out if residual is None else residual, out, features, *strides,
             self._config.norm_eps, width, triton.next_power_of_2(width), rows, block_n,
             norm is not None, others is not None, weights.bias is not None, residual is not None,
-            weights.scale is not None, self._pdl, num_warps=warps, **self._launch,
+            weights.is_int8, self._pdl, num_warps=warps, **self._launch,
         )  # fmt: skip
 
     def _linear_of_many(
-        self, x: Tensor, weights: _Weights, others: _Weights | None, out: Tensor, rows: int,
+        self, x: Tensor, weights: Weights, others: Weights | None, out: Tensor, rows: int,
         features: int, strides: tuple[int, int], *, is_sum: bool,
     ) -> None:  # fmt: skip
-        width = weights.weight.shape[1]
+        width = weights.num_inputs
         second = others or weights
-        shape = tile_shape(rows, features, width, is_sum=is_sum)
+        shape = tile_shape(rows, features, width, is_sum=is_sum, is_nf4=weights.is_nf4)
         if is_sum:
             out, strides = self._parts_of_sums, (strides[0], features)
             self._num_open = shape.split_k
-        lines = triton.next_power_of_2(triton.cdiv(width * weights.weight.element_size(), 128))
+        stored_bytes = weights.weight.shape[1] * weights.weight.element_size()
+        lines = triton.next_power_of_2(triton.cdiv(stored_bytes, 128))
         grid = (
             triton.cdiv(features, shape.block_n), triton.cdiv(rows, shape.block_m), shape.split_k,
         )  # fmt: skip
         many_rows_linear[grid](
             x, weights.weight, second.weight, x if weights.scale is None else weights.scale,
             x if second.scale is None else second.scale,
-            x if weights.bias is None else weights.bias, out, rows, features, *strides,
-            out.stride(0), width, lines, shape.block_m, shape.block_n, shape.block_k,
+            x if weights.bias is None else weights.bias, self._table, out, rows, features,
+            *strides, out.stride(0), width, lines, shape.block_m, shape.block_n, shape.block_k,
             shape.split_k, others is not None, weights.bias is not None,
-            weights.scale is not None, self._pdl, num_warps=shape.warps,
+            weights.is_int8, weights.is_nf4, self._pdl, num_warps=shape.warps,
             num_stages=shape.stages, **self._launch,
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class TileShape:
-    """How a product of many rows is cut up."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    split_k: int
-    warps: int
-    stages: int
-
-
-def tile_shape(rows: int, features: int, width: int, *, is_sum: bool) -> TileShape:
-    """Choose tiles; the sums of a row do not depend on how many rows there are."""
-    block_k = math.gcd(width, 128)
-    split_k = 1
-    while is_sum and split_k * 2 <= MOST_SPLITS and width % (split_k * 2 * block_k) == 0:
-        split_k *= 2
-    block_m = min(64, max(16, triton.next_power_of_2(rows)))
-    return TileShape(block_m, 32, block_k, split_k, 4, 4)
-
-
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    """A linear layer's matrix ``[N, K]``, the scales ``[N]`` of an int8 one, and its bias."""
-
-    weight: Tensor
-    scale: Tensor | None = None
-    bias: Tensor | None = None
-
-
-def _parts_of(layer: nn.Module | Tensor) -> _Weights:
-    if isinstance(layer, torch.Tensor):
-        return _Weights(layer)
-    bias = getattr(layer, "bias", None)
-    quantized = getattr(layer, "weight_int8", None)
-    if quantized is not None:
-        return _Weights(quantized, layer.scale, bias)  # pyright: ignore[reportArgumentType]
-    return _Weights(layer.weight, None, bias)  # pyright: ignore[reportArgumentType]
-
-
-def _few_rows_shape(width: int, *, is_int8: bool) -> tuple[int, int]:
-    """Features of a program and its warps: measured best on an H200 over 2 to 16 features."""
-    block_n = 4
-    weights_a_thread = 32 if is_int8 else 128
-    weights = block_n * triton.next_power_of_2(width)
-    return block_n, max(1, weights // (weights_a_thread * 32))
-
-
 def why_not_fused(model: DualAR) -> str | None:
     """Why the kernels cannot run this network, or None if they can."""
-    config = model.config
-    if any(dim & (dim - 1) for dim in (config.head_dim, config.fast_head_dim)):
-        return "the head width is no power of two"
-    share, fast_share = (
-        config.n_head // config.n_local_heads,
-        config.fast_n_head // config.fast_n_local_heads,
-    )
-    if fast_share & (fast_share - 1) or share > 16:
-        return "the query heads of a key/value head are too many or no power of two"
-    layers = [model.layers[0], model.fast_layers[0]]
-    for layer in layers:
-        if not hasattr(layer.attention.wqkv, "weight") and not hasattr(
-            layer.attention.wqkv, "weight_int8"
-        ):
-            return "the weights are neither plain nor int8"
-    return None
+    is_nf4 = weights_of(model.layers[0].attention.wqkv).is_nf4
+    return why_not_these_sizes(model.config, is_nf4=is_nf4)

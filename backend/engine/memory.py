@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.core.errors import ConfigurationError
+from backend.engine.card_kernels import kv_bits, scratch_positions
 from backend.engine.codec_precision import choose_codec_precision
 from backend.engine.decode_frames import most_frames_together
 from backend.engine.encode_reference import chunk_frames_of
 from backend.engine.host_memory import available_host_bytes
+from backend.engine.kv_store import kv_bytes
 from backend.engine.prefill import max_prompt_positions
 from backend.engine.prefill_graphs import SCRATCH_POSITIONS
 from backend.models.checkpoint import HEAD, describe_checkpoint
@@ -69,6 +71,8 @@ class MemoryPlan:
         codec_dtype: Of the codec's decoding half; its encoding half is float32.
         host_embeddings: Which embeddings the card does not hold.
         is_encoder_on_host: Whether the codec's encoding half stays in the host.
+        kv_bits: Of stored keys and values, see ``kv_store``.
+        scratch_positions: Of the slot of rows that only fill up.
     """
 
     config: DualARConfig
@@ -83,6 +87,8 @@ class MemoryPlan:
     codec_dtype: torch.dtype = torch.float32
     host_embeddings: str = "none"
     is_encoder_on_host: bool = False
+    kv_bits: int = 16
+    scratch_positions: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -99,7 +105,8 @@ class MemoryPlan:
     def kv_bytes_per_position(self) -> int:
         """Keys and values of one position of one slot."""
         config = self.config
-        return 2 * config.n_layer * config.n_local_heads * config.head_dim * self.dtype.itemsize
+        head = kv_bytes(config.head_dim, self.dtype, self.kv_bits)
+        return 2 * config.n_layer * config.n_local_heads * head
 
     @property
     def slot_bytes(self) -> int:
@@ -112,8 +119,7 @@ class MemoryPlan:
     @property
     def scratch_bytes(self) -> int:
         """What the slot of rows that only fill up a batch has, on a card."""
-        positions = min(self.max_positions, SCRATCH_POSITIONS) if self.on_cuda else 0
-        return self.kv_bytes_per_position * positions
+        return self.kv_bytes_per_position * self.scratch_positions
 
     @property
     def workspace_bytes(self) -> int:
@@ -143,7 +149,8 @@ class MemoryPlan:
         # the network's format, and once more in float32 where norms and rotations compute.
         widths = 4 * config.dim + 2 * heads + 3 * config.intermediate_size
         per_position = widths * (self.dtype.itemsize + _FLOAT32)
-        return per_position * max_prompt_positions(self.max_positions)
+        positions = max_prompt_positions(self.max_positions)
+        return per_position * (min(positions, SCRATCH_POSITIONS) if self.on_cuda else positions)
 
     def _codec_work_bytes(self) -> int:
         codec = self.codec
@@ -167,6 +174,7 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
     """
     files = describe_checkpoint(directory)
     config = DualARConfig.from_file(directory / CONFIG_FILE)
+    on_cuda = precision.device.type == "cuda"
     return MemoryPlan(
         config=config,
         codec=read_codec_config(files.codec),
@@ -175,11 +183,13 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
         max_slots=settings.max_slots,
         max_positions=min(config.max_seq_len, settings.max_seq_len),
         chunk_frames=settings.chunk_size,
-        on_cuda=precision.device.type == "cuda",
+        on_cuda=on_cuda,
         prefix_bytes=settings.prefix_cache_mb * _MIB,
         codec_dtype=choose_codec_precision(settings.codec_precision, precision.device).dtype,
         host_embeddings=precision.host_embeddings,
-        is_encoder_on_host=settings.encoder_on_host and precision.device.type == "cuda",
+        is_encoder_on_host=settings.encoder_on_host and on_cuda,
+        kv_bits=kv_bits(config, settings, precision.device)[0],
+        scratch_positions=scratch_positions(config, settings, precision.device) if on_cuda else 0,
     )
 
 

@@ -16,7 +16,6 @@ import torch
 
 from backend.engine.capture import captured
 from backend.engine.card_step import bound_of
-from backend.engine.prefill import prefill_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,34 +26,10 @@ if TYPE_CHECKING:
     from backend.engine.kv_store import KVStore, SlotKV
     from backend.models.dual_ar import DualAR
 
-    Prefill = Callable[[Tensor, SlotKV], None]
-    """Runs rows ``[1 + K, T]`` behind what a slot holds."""
-
 BUCKETS = (32, 128, 512)
 """Rows of a stretch; longer prompts take several."""
 SCRATCH_POSITIONS = BUCKETS[-1]
 """What a capture writes of the scratch slot."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillWay:
-    """How prompts are run.
-
-    Attributes:
-        run: Runs rows behind what a slot holds.
-        warm_up: Prepares every size.
-    """
-
-    run: Prefill
-    warm_up: Callable[[], None]
-
-
-def choose_prefill(model: DualAR, store: KVStore, room: GraphRoom | None) -> PrefillWay:
-    """Choose graphs where there is a room for them, else the plain way."""
-    if room is not None:
-        graphs = PrefillGraphs(model, store, room)
-        return PrefillWay(graphs.run, graphs.warm_up)
-    return PrefillWay(partial(prefill_rows, model), lambda: None)
 
 
 class PrefillGraphs:

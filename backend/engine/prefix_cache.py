@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.core.types import CacheCounters
 from backend.engine.prefill import check_prompt_length
+from backend.engine.prompts import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from backend.engine.kv_store import SlotKV
-    from backend.engine.prefill_graphs import Prefill
 
 BYTES_PER_MIB = 1 << 20
 
@@ -87,44 +88,61 @@ class PrefixCache:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and where it goes.
+
+    Attributes:
+        rows: ``[1 + K, T]`` int64 on the CPU, T >= 1.
+        turn_ends: Rising positions behind each turn, below T.
+        kv: An empty slot.
+    """
+
+    rows: Tensor
+    turn_ends: Sequence[int]
+    kv: SlotKV
+
+
 def prefill_with_prefixes(
-    run: Prefill, rows: Tensor, turn_ends: Sequence[int], kv: SlotKV, cache: PrefixCache
-) -> Tensor:
-    """Fill an empty slot with a prompt, all but its last row; known turns are copied.
+    run_many: Callable[[Sequence[Stretch]], None], prompts: Sequence[Prompt], cache: PrefixCache
+) -> None:
+    """Fill slots with prompts, all but their last rows; known turns are copied.
 
     Args:
-        run: Runs rows behind what a slot holds.
-        rows: ``[1 + K, T]`` int64 on the CPU.
-        turn_ends: Rising positions behind each turn, below T.
-        kv: Empty.
+        run_many: Runs stretches of different slots, each behind what its slot holds.
+        prompts: Of different slots.
         cache: Of this model.
 
-    Returns:
-        ``[1 + K]``, the last row, for the first decode step.
-
     Raises:
-        PromptTooLongError: The prompt leaves too little room for speech.
+        PromptTooLongError: A prompt leaves too little room for speech; nothing was run.
     """
-    check_prompt_length(rows.shape[1], kv.max_positions)
-    digest = hashlib.sha256()
-    for end in turn_ends:
-        turn = rows[:, kv.length : end].contiguous()
-        digest.update(turn.shape[1].to_bytes(8, "little") + turn.numpy().tobytes())
-        _prefill_turn(run, turn, kv, cache, digest.copy().digest())
-    run(rows[:, kv.length : -1], kv)
-    return rows[:, -1]
+    for prompt in prompts:
+        check_prompt_length(prompt.rows.shape[1], prompt.kv.max_positions)
+    digests = [hashlib.sha256() for _ in prompts]
+    for turn_idx in range(max((len(prompt.turn_ends) for prompt in prompts), default=0)):
+        unknown: list[tuple[Stretch, int, bytes]] = []
+        for prompt, digest in zip(prompts, digests, strict=True):
+            if turn_idx >= len(prompt.turn_ends):
+                continue
+            kv, start = prompt.kv, prompt.kv.length
+            turn = prompt.rows[:, start : prompt.turn_ends[turn_idx]].contiguous()
+            digest.update(turn.shape[1].to_bytes(8, "little") + turn.numpy().tobytes())
+            key = digest.copy().digest()
+            known = cache.get(key)
+            if known is None:
+                unknown.append((Stretch(turn, kv), start, key))
+            else:
+                _copy(known, kv, start, start + turn.shape[1])
+        run_many([stretch for stretch, _, _ in unknown])
+        for (_, kv), start, key in unknown:
+            cache.put(key, kv.stretch(start, kv.length))
+    run_many([Stretch(prompt.rows[:, prompt.kv.length : -1], prompt.kv) for prompt in prompts])
 
 
-def _prefill_turn(run: Prefill, turn: Tensor, kv: SlotKV, cache: PrefixCache, key: bytes) -> None:
-    start, end = kv.length, kv.length + turn.shape[1]
-    known = cache.get(key)
-    if known is None:
-        run(turn, kv)
-        cache.put(key, kv.stretch(start, end))
-    else:
-        for part, kept in zip(kv.stretch(start, end), known, strict=True):
-            part.copy_(kept)
-        kv.advance(end - start)
+def _copy(known: tuple[Tensor, ...], kv: SlotKV, start: int, end: int) -> None:
+    for part, kept in zip(kv.stretch(start, end), known, strict=True):
+        part.copy_(kept)
+    kv.advance(end - start)
 
 
 def _num_bytes(kv: tuple[Tensor, ...]) -> int:

@@ -22,9 +22,9 @@ GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
 DRAWN = SamplingParams(temperature=0.7, top_p=0.9, repetition_penalty=1.2, seed=11)
 
 
-def load(device: str, precision: str) -> OptimizedEngine:
+def load(device: str, precision: str, **values: object) -> OptimizedEngine:
     settings = read_settings(
-        None, device=device, mixed_precision=precision, codec_precision=precision
+        None, device=device, mixed_precision=precision, codec_precision=precision, **values
     )
     return OptimizedEngine.load(settings, POCKET_DIR)
 
@@ -106,3 +106,30 @@ def test_half_precision_speaks_and_ends(precision: str):
     assert peak_bytes is not None
     assert 0 < used_bytes <= peak_bytes
     engine.close()
+
+
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_speech_with_keys_and_values_in_fewer_bits_ends(kv: str):
+    values = {"host_embeddings": "all", "encoder_on_host": True, "kv_quantization": kv}
+    engine = load("cuda", "bf16", max_seq_len=1024, chunk_size=8, **values)
+    engine.warm_up()
+    assert not any("KV_QUANTIZATION" in note for note in engine.info.notes)
+    codes = speak(engine, engine.info.sampling)
+    assert 1.0 < codes.shape[1] / engine.info.frame_rate < 8.0
+    turns = [Turn(TEXT, codes)]
+    first = speak(engine, engine.info.sampling, turns)
+    assert np.array_equal(speak(engine, engine.info.sampling, turns), first)  # from the cache
+    assert engine.cache_counters()["prefix_kv"].hits > 0
+    engine.close()
+
+
+def test_prompts_together_speak_what_they_speak_alone(card: OptimizedEngine):
+    texts = [TEXT, "One.", "A much longer sentence, which was written to fill some rows."]
+    slots = card.prefill_many([(text, [], GREEDY) for text in texts])
+    together = [card.decode_step([slot])[0].codes for slot in slots]
+    for slot in slots:
+        card.release(slot)
+    for text, codes in zip(texts, together, strict=True):
+        slot = card.prefill(text, [], GREEDY)
+        assert np.array_equal(card.decode_step([slot])[0].codes, codes)
+        card.release(slot)

@@ -17,10 +17,11 @@ from backend.core.types import SamplingParams
 from backend.engine.attention import MaskedAttention, StepPlan
 from backend.engine.capture import GraphRoom
 from backend.engine.decode_step import FrameDecoder, FrameSizes
-from backend.engine.fused_prefill import FusedPrefill, Stretch
+from backend.engine.fused_prefill import FusedPrefill
 from backend.engine.fused_step import FusedStep
 from backend.engine.kv_store import KVStore
 from backend.engine.prefill import prefill_rows
+from backend.engine.prompts import Stretch
 from backend.engine.slots import SlotState
 from backend.engine.step_ops import module_ops
 from backend.models.config import DualARConfig
@@ -110,7 +111,7 @@ def test_a_slot_is_filled_as_by_the_plain_prefill(scheme: str):
     run = fused(model, store)
     stretches = [prompt(70, 0), prompt(5, 1), prompt(33, 2)]
     for rows in stretches:
-        run.run(rows, store.view(1))
+        run.run_many([Stretch(rows, store.view(1))])
     assert store.length(1) == 108
     assert error(filled(store, 1), plainly(model, stretches)) < 1e-5
     assert not store.slot_data(0).any()
@@ -124,7 +125,7 @@ def test_a_prompt_in_company_has_the_bits_it_has_alone():
     prompts = [prompt(90, 3), prompt(40, 4), prompt(7, 5)]
     run = fused(model, alone)
     for slot, rows in enumerate(prompts):
-        run.run(rows, alone.view(slot))
+        run.run_many([Stretch(rows, alone.view(slot))])
     fused(model, together).run_many(
         [Stretch(rows, together.view(slot)) for slot, rows in enumerate(prompts)]
     )
@@ -138,7 +139,7 @@ def test_a_prompt_in_company_has_the_bits_it_has_alone():
 def test_keys_and_values_in_fewer_bits_are_near(bits: int, bound: float):
     model, store = new_model(), new_store(bits)
     rows = prompt(100, 6)
-    fused(model, store).run(rows, store.view(0))
+    fused(model, store).run_many([Stretch(rows, store.view(0))])
     exact = plainly(model, [rows])
     first_layer = error(filled(store, 0)[:, 0], exact[:, 0])
     assert 0 < first_layer < bound
@@ -150,7 +151,7 @@ def test_keys_and_values_in_fewer_bits_are_near(bits: int, bound: float):
 def test_a_step_over_fewer_bits_reads_and_writes_what_the_store_holds(bits: int):
     """The plain step over the dequantized store gives the reference."""
     model, store = new_model(), new_store(bits)
-    fused(model, store).run(prompt(100, 7)[:, :-1], store.view(0))
+    fused(model, store).run_many([Stretch(prompt(100, 7)[:, :-1], store.view(0))])
     plain = new_store()
     plain.slot_data(0, 0, 99).copy_(filled(store, 0))
     last = prompt(100, 7)[:, -1]

@@ -19,10 +19,11 @@ def read_rows(ptr, rows, is_there, D: tl.constexpr, BITS: tl.constexpr, DTYPE: t
         halves = tl.arange(0, D // 2)
         places = rows[:, None] * (D // 2) + halves[None, :]
         pairs = tl.load(ptr + places, mask=is_there[:, None], other=0).to(tl.int32)
-        return tl.interleave((pairs & 15) - 8, (pairs >> 4) - 8).to(DTYPE)
+        x = tl.interleave((pairs & 15) - 8, (pairs >> 4) - 8).to(DTYPE)
     else:
         places = rows[:, None] * D + tl.arange(0, D)[None, :]
-        return tl.load(ptr + places, mask=is_there[:, None], other=0).to(DTYPE)
+        x = tl.load(ptr + places, mask=is_there[:, None], other=0).to(DTYPE)
+    return x
 
 
 @triton.jit

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from backend.engine.kernels.nf4 import nf4_weights
+
 
 @triton.jit
 def few_rows_linear(
@@ -105,11 +107,11 @@ def _prefetch(ptr, N, first_row, K: tl.constexpr, BLOCK_N: tl.constexpr, LINES: 
 
 @triton.jit
 def many_rows_linear(
-    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, out_ptr,
+    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, table_ptr, out_ptr,
     M, N, x_stride, out_stride, split_stride,
     K: tl.constexpr, LINES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr, HAS_GATE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, IS_INT8: tl.constexpr, PDL: tl.constexpr,
+    HAS_BIAS: tl.constexpr, IS_INT8: tl.constexpr, IS_NF4: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """As ``few_rows_linear`` for more rows, on the matrix units, without norm.
 
@@ -120,12 +122,14 @@ def many_rows_linear(
             parts are meant.
         K: A multiple of ``SPLIT_K * BLOCK_K``.
         LINES: Lines of 128 bytes in a row of weights, rounded up to a power of two.
+        table_ptr: The values of NF4; with ``IS_NF4`` the weights are as in ``kernels.nf4``.
     """
+    STORED: tl.constexpr = K // 2 if IS_NF4 else K
     if PDL:
         gdc_launch_dependents()
-        _prefetch(w_ptr, N, tl.program_id(0) * BLOCK_N, K, BLOCK_N, LINES)
+        _prefetch(w_ptr, N, tl.program_id(0) * BLOCK_N, STORED, BLOCK_N, LINES)
         if HAS_GATE:
-            _prefetch(w2_ptr, N, tl.program_id(0) * BLOCK_N, K, BLOCK_N, LINES)
+            _prefetch(w2_ptr, N, tl.program_id(0) * BLOCK_N, STORED, BLOCK_N, LINES)
         gdc_wait()
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     OUT: tl.constexpr = out_ptr.dtype.element_ty
@@ -135,16 +139,24 @@ def many_rows_linear(
     first = tl.program_id(2) * SHARE
     mask_n, mask_m = offs_n < N, offs_m < M
     x_rows = x_ptr + offs_m.to(tl.int64)[:, None] * x_stride
-    w_rows = tl.minimum(offs_n, N - 1).to(tl.int64)[:, None] * K
+    rows_n = tl.minimum(offs_n, N - 1).to(tl.int64)
+    w_rows = rows_n[:, None] * K
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     acc2 = acc
     for start in range(0, SHARE, BLOCK_K):
         offs_k = first + start + tl.arange(0, BLOCK_K)
-        w = tl.load(w_ptr + w_rows + offs_k[None, :])
+        at = first + start
+        if IS_NF4:
+            w = nf4_weights(w_ptr, scale_ptr, table_ptr, rows_n, at, K, BLOCK_K, DTYPE)
+        else:
+            w = tl.load(w_ptr + w_rows + offs_k[None, :])
         x = tl.load(x_rows + offs_k[None, :], mask=mask_m[:, None], other=0.0)
         acc = tl.dot(x, tl.trans(w.to(DTYPE)), acc, input_precision="ieee")
         if HAS_GATE:
-            w2 = tl.load(w2_ptr + w_rows + offs_k[None, :])
+            if IS_NF4:
+                w2 = nf4_weights(w2_ptr, scale2_ptr, table_ptr, rows_n, at, K, BLOCK_K, DTYPE)
+            else:
+                w2 = tl.load(w2_ptr + w_rows + offs_k[None, :])
             acc2 = tl.dot(x, tl.trans(w2.to(DTYPE)), acc2, input_precision="ieee")
     if IS_INT8:
         acc = acc * tl.load(scale_ptr + offs_n, mask=mask_n, other=0.0)[None, :]

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from backend.engine.kernels.attention import turned
 from backend.engine.kernels.kv_rows import read_rows, read_scales, write_rows
+from backend.engine.kernels.nf4 import nf4_weights
 
 PLAIN = tl.constexpr(0)
 INT8 = tl.constexpr(1)
@@ -26,17 +27,11 @@ def _weights(
 ):  # fmt: skip
     """Weights ``[N, BLOCK_K]`` from input ``start`` on; int8 ones still want their rows' scales."""
     if FORMAT == 2:
-        halves = tl.arange(0, BLOCK_K // 2)
-        places = rows[:, None] * (K // 2) + start // 2 + halves[None, :]
-        pairs = tl.load(w_ptr + places).to(tl.int32)
-        high = tl.load(table_ptr + (pairs >> 4))
-        low = tl.load(table_ptr + (pairs & 15))
-        # a block of 64 inputs has one scale, and BLOCK_K is 64
-        scale = tl.load(scale_ptr + rows * (K // 64) + start // 64).to(tl.float32)
-        return (tl.interleave(high, low) * scale[:, None]).to(DTYPE)
+        w = nf4_weights(w_ptr, scale_ptr, table_ptr, rows, start, K, BLOCK_K, DTYPE)
     else:
         offs = start + tl.arange(0, BLOCK_K)
-        return tl.load(w_ptr + rows[:, None] * K + offs[None, :]).to(DTYPE)
+        w = tl.load(w_ptr + rows[:, None] * K + offs[None, :]).to(DTYPE)
+    return w
 
 
 @triton.jit

@@ -63,7 +63,9 @@ def test_warm_up_leaves_no_entry_and_no_count():
 
 
 def entry(value: float) -> tuple[torch.Tensor, ...]:
-    return torch.full((2, 1, 1, 4, 1), float(value)), torch.full((2, 1, 1), float(value))  # 40 bytes
+    return torch.full((2, 1, 1, 4, 1), float(value)), torch.full(
+        (2, 1, 1), float(value)
+    )  # 40 bytes
 
 
 def test_the_least_recently_used_entry_goes_first():
