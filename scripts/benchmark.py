@@ -35,6 +35,7 @@ from backend.engine.precision import choose_precision, cpu_threads
 from backend.models.checkpoint import MODEL_FILES
 from backend.models.codec.config import S1_MINI as S1_CODEC
 from backend.models.codec.weights import find_codec_file, read_codec_config
+from backend.models.host_tables import HOST_TABLES
 from backend.opt_engine import OptimizedEngine
 from scripts.bench.engine_settings import engine_settings
 from scripts.bench.figures import Bench, all_figures
@@ -62,6 +63,11 @@ def settings_of(options: argparse.Namespace, precision: str, quantization: str) 
         cpu_threads=options.threads,
         max_seq_len=options.max_seq_len,
         max_slots=options.max_batch,
+        kv_quantization=options.kv_quantization,
+        host_embeddings=options.host_embeddings,
+        encoder_on_host=options.encoder_on_host,
+        chunk_size=options.chunk_size,
+        prefix_cache_mb=options.prefix_cache_mb,
     )
 
 
@@ -128,7 +134,9 @@ def measure_run(options: argparse.Namespace, directory: Path, settings: Settings
         **start,
         **figures,
         "frame_rate": info.frame_rate,
+        "kv_quantization": settings.kv_quantization,
         "peak_memory_mib": _mib(memory[1]),
+        "peak_reserved_mib": _mib(_peak_reserved()),
         "planned_memory_mib": _mib(sum(info.memory_plan.values())),
         "small_memory": _small_memory(options, directory, settings),
     }
@@ -146,7 +154,7 @@ def _small_memory(
     engine, _ = _start(small, directory)
     try:
         Bench(engine, 1, min(options.prompt_positions, positions // 4)).fill(slots)
-        peak = engine.memory_bytes()[1]
+        peak, reserved = engine.memory_bytes()[1], _peak_reserved()
         planned = sum(engine.info.memory_plan.values())
     finally:
         engine.close()
@@ -156,6 +164,7 @@ def _small_memory(
         "slots": slots,
         "positions": positions,
         "peak_mib": _mib(peak),
+        "peak_reserved_mib": _mib(reserved),
         "planned_mib": _mib(planned),
     }
 
@@ -173,6 +182,28 @@ def _start(settings: Settings, directory: Path) -> tuple[OptimizedEngine, dict[s
     return engine, {"load_s": round(loaded - started, 2), "start_s": round(warm - started, 2)}
 
 
+def _peak_reserved() -> int | None:
+    """Most that PyTorch took of the card, unused parts included; None on a CPU."""
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
+
+
+def cap_memory(options: argparse.Namespace) -> None:
+    """Let PyTorch have no more of the card than ``--cap-gb``, as on a small card.
+
+    What the driver keeps for the process (half a GB on an H200) is not part of it.
+
+    Raises:
+        ConfigurationError: There is no card.
+    """
+    if options.cap_gb is None:
+        return
+    device = choose_precision(settings_of(options, "auto", "none")).device
+    if device.type != "cuda":
+        raise ConfigurationError("--cap-gb caps the memory of a card, and there is none")
+    share = options.cap_gb * 1e9 / torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+
+
 def _forget() -> None:
     """Give the memory of a closed engine back, so that the next one is measured alone."""
     gc.collect()
@@ -183,7 +214,8 @@ def _forget() -> None:
 def _varied() -> tuple[str, ...]:
     return (
         *("model", "device", "mixed_precision", "quantization"),
-        *("cpu_threads", "max_seq_len", "max_slots"),
+        *("cpu_threads", "max_seq_len", "max_slots", "kv_quantization", "host_embeddings"),
+        *("encoder_on_host", "chunk_size", "prefix_cache_mb"),
     )
 
 
@@ -225,10 +257,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "model": "random weights at S1-mini's size" if options.random_s1 else options.model,
+        "cap_gb": options.cap_gb,
         "runs": [],
     }
     with ExitStack() as stack:
         directory = model_directory(options, stack)
+        _forget()
+        cap_memory(options)
         for precision in options.precision:
             for quantization in options.quantization:
                 name = f"{precision} {quantization}"
@@ -317,6 +352,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=30, help="repetitions of a decode step")
     add("--memory-slots", type=int, default=16, help="slots of the memory measurement (cards)")
     add("--memory-positions", type=int, default=1024, help="positions of its slots")
+    add(
+        "--kv-quantization", choices=("none", "int8", "int4"), default="none", help="as the setting"
+    )
+    add("--host-embeddings", choices=tuple(HOST_TABLES), default="text", help="as the setting")
+    add("--encoder-on-host", action="store_true", help="as the setting")
+    add("--chunk-size", type=int, default=32, help="as the setting")
+    add("--prefix-cache-mb", type=int, default=128, help="as the setting")
+    add("--cap-gb", type=float, help="memory of the card that may be used, in GB")
     add("--against-reference", type=Path, metavar="PYTHON", help="of the official package")
     add("--compile-reference", action="store_true", help="with its torch.compile (minutes)")
     add("--out", type=Path, help="write the JSON here too")
