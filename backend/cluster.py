@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ API_DEPLOYMENT = "api"
 APP_NAME = "speech"
 MAX_OPEN_HTTP = 4096
 """Requests and WebSockets that one copy of the API holds; the engine's limits come first."""
+LEAVE_LIMIT_S = 5.0
 
 
 @serve.ingress()
@@ -116,7 +118,7 @@ def main() -> int:
         return EXIT_MISCONFIGURED
     logger.info("serving on http://%s:%d", settings.host, settings.port)
     stop.wait()
-    ray.shutdown()
+    _leave_ray()
     return 0
 
 
@@ -126,6 +128,20 @@ def _start_ray(settings: Settings) -> None:
         proxy_location="HeadOnly",
         http_options={"host": settings.host, "port": settings.port},
     )
+
+
+def _leave_ray() -> None:
+    """Stop Ray; at once when its daemons are already on their way.
+
+    A signal to the whole process group, as a console and ``scripts/start.py`` send it, ends them as
+    well; Ray then waits in vain for their farewell. What is left of them ends with this process.
+    """
+    leaving = threading.Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_LIMIT_S)
+    if leaving.is_alive():
+        logging.shutdown()
+        os._exit(0)
 
 
 def _read(arguments: Mapping[str, str]) -> tuple[Settings, ClusterSettings]:

@@ -1,7 +1,8 @@
-"""Measure the cluster: what routing by voice saves, and what further copies of the engine bring.
+"""Measure the cluster: routing by voice, what further copies bring, what the way in costs.
 
     python scripts/benchmark_cluster.py routing --replicas 2
     python scripts/benchmark_cluster.py scaling --layouts 1x1,2x2 --model DIR --streams 64
+    python scripts/benchmark_cluster.py ingress
 
 It runs in a Python that has Ray (``.venv-cluster``) and starts every server itself. A layout
 ``2x3`` is two copies of the engine and three of the HTTP side; ``plain`` is the server without Ray.
@@ -27,6 +28,7 @@ import httpx
 
 from scripts.bench.machine import commit, machine, versions
 from scripts.load.asks import NAMED, Ask
+from scripts.load.cpu_time import cpu_seconds
 from scripts.load.crowd import Crowd, run_crowd
 from scripts.load.listener import Habits, ask_once
 from scripts.load.server import ServerFailedError, own_server
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PLAIN = "plain"
+KINDS = {"proxy": "ray::ProxyActor", "api": "ray::ServeReplica:speech:api"}
+"""Processes on the way in, by the beginning of their titles."""
 CAPACITY_LIMIT_S = 600.0
 COUNTERS_LIMIT_S = 30.0
 AT_ONCE_FACTOR = 4
@@ -52,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "note": options.note,
     }
     try:
-        steps = routing(options) if options.what == "routing" else scaling(options)
-        for key, value in steps:
+        for key, value in STEPS[options.what](options):
             report[key] = value
             if options.record is not None:
                 options.record.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -95,6 +98,22 @@ def scaling(options: argparse.Namespace) -> Any:
         yield "options", {key: _plain(value) for key, value in vars(options).items()}
         yield "levels", levels
         yield "efficiency", efficiencies(levels)
+
+
+def ingress(options: argparse.Namespace) -> Any:
+    """Yield the CPU seconds that each kind of process on the way in spends on a second of sound."""
+    with own_server(_layout_settings(options, 1, 1), "backend.cluster") as url:
+        wait_for_capacity(url, options.slots)
+        habits = Habits(force_frames=options.force_frames, in_real_time=False)
+        crowd = Crowd(url, 1, options.streams, options.requests, tuple(_voices(url)), habits, 0.0)
+        before = cpu_seconds(KINDS)
+        level = run_crowd(crowd)
+        after = cpu_seconds(KINDS)
+    yield "level", level
+    yield (
+        "cpu_s_per_audio_s",
+        {kind: (after[kind] - before[kind]) / level["audio_s"] for kind in KINDS},
+    )
 
 
 def layout_of(layout: str) -> tuple[int, int]:
@@ -250,7 +269,10 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--ramp-s", type=float, default=2.0, help="within which they come")
     scale.add_argument("--warm-up", action="store_true", help="ask once per listener first")
     scale.set_defaults(requests=192, slots=96)
-    for command in (by_voice, scale):
+    way_in = commands.add_parser("ingress", help="CPU time of proxy and API for each second")
+    way_in.add_argument("--streams", type=int, default=4, help="listeners at a time")
+    way_in.set_defaults(requests=60, slots=4)
+    for command in (by_voice, scale, way_in):
         command.add_argument("--slots", type=int, help="MAX_SLOTS of every replica")
         command.add_argument("--requests", type=int, help="requests; for scaling per replica")
         command.add_argument("--model", help="MODEL (default: its setting's, the pocket voice)")
@@ -259,6 +281,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--commit", default="", help="where there is no git to ask")
         command.add_argument("--record", type=Path, help="write the JSON here as well")
     return parser
+
+
+STEPS = {"routing": routing, "scaling": scaling, "ingress": ingress}
 
 
 if __name__ == "__main__":

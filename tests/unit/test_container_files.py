@@ -92,6 +92,16 @@ def test_settings_of_image_and_compose_exist() -> None:
     assert given <= KEYS
 
 
+def test_the_serve_config_names_what_exists() -> None:
+    config = yaml.safe_load((ROOT / "backend" / "docs" / "serve.yaml").read_text("utf-8"))
+    (application,) = config["applications"]
+    module, function = application["import_path"].split(":")
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    assert f"def {function}(" in source
+    assert set(application["args"]) <= KEYS
+    assert all(isinstance(value, str) for value in application["args"].values())
+
+
 def test_compose_opens_ports_to_this_machine_alone() -> None:
     ports = [port for service in compose()["services"].values() for port in service["ports"]]
     assert len(ports) == 4
