@@ -131,5 +131,8 @@ def test_prompts_together_speak_what_they_speak_alone(card: OptimizedEngine):
         card.release(slot)
     for text, codes in zip(texts, together, strict=True):
         slot = card.prefill(text, [], GREEDY)
-        assert np.array_equal(card.decode_step([slot])[0].codes, codes)
+        alone = card.decode_step([slot])[0].codes
+        assert alone is not None
+        assert codes is not None
+        assert np.array_equal(alone, codes)
         card.release(slot)
