@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from backend.models.codec.layers import SnakeKernel
 
 CodecPrecisionName: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
-_AMPERE, _HOPPER = (8, 0), (9, 0)
+_AMPERE = (8, 0)
+_MUCH_SHARED_BYTES = 160 * 1024
+"""Shared memory of a program that lets kernels have several loads in flight (A100 and later data
+center cards)."""
+_PLAIN = "the codec runs in plain PyTorch, not in fused kernels: "
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -77,20 +81,35 @@ def find_snake_kernel(device: torch.device) -> tuple[SnakeKernel | None, tuple[s
     return snake, ()
 
 
-def find_fused_ops(precision: CodecPrecision) -> tuple[FusedOps | None, tuple[str, ...]]:
-    """Give the kernels of the fused decoding half if this machine can run them.
+@dataclass(frozen=True, slots=True)
+class FusedChoice:
+    """Kernels of the fused codec.
 
-    Returns:
-        The operations or None for the codec's modules, and what to tell people about it.
+    Attributes:
+        decode: Of the decoding half, in half precision; None for the codec's modules.
+        encode: Of the encoder's convolutions; None as above. Never chosen so far: with TF32
+            products too many codes differ from those of exact float32.
+        notes: What to tell people about it.
     """
+
+    decode: FusedOps | None = None
+    encode: FusedOps | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_fused_ops(precision: CodecPrecision) -> FusedChoice:
+    """Give the kernels of the fused codec if this machine can run them."""
     device = precision.device
     if device.type != "cuda" or precision.name == "fp32":
-        return None, ()
+        return FusedChoice()
     capability = torch.cuda.get_device_capability(device)
     if importlib.util.find_spec("triton") is None or capability < _AMPERE:
-        return None, ("the codec decodes in plain PyTorch: no Triton, or a card before Ampere",)
+        return FusedChoice(notes=(_PLAIN + "no Triton, or a card before Ampere",))
     try:
         from backend.models.codec.fused.triton_ops import TritonOps
     except ImportError as error:
-        return None, (f"the codec decodes in plain PyTorch: Triton failed ({error})",)
-    return TritonOps(has_pdl=capability >= _HOPPER), ("the codec decodes in fused kernels",)
+        return FusedChoice(notes=(f"{_PLAIN}Triton failed ({error})",))
+    properties = torch.cuda.get_device_properties(device)
+    has_little = getattr(properties, "shared_memory_per_block_optin", 0) < _MUCH_SHARED_BYTES
+    ops = TritonOps(most_stages=2 if has_little else 4)
+    return FusedChoice(decode=ops, notes=("the codec decodes in fused kernels",))

@@ -11,6 +11,7 @@ from backend.engine.capture import GraphRoom
 from backend.engine.codec_graphs import CudaCapture
 from backend.engine.codec_precision import (
     CodecPrecision,
+    FusedChoice,
     choose_codec_precision,
     find_fused_ops,
     find_snake_kernel,
@@ -29,12 +30,9 @@ if TYPE_CHECKING:
     from backend.core.settings import Settings
     from backend.engine.codec_graphs import Capture
     from backend.models.codec.codec import Codec
-    from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.layers import SnakeKernel
 
 _log = logging.getLogger(__name__)
-_IS_PROVEN = False
-"""The fused decoding half stays off until its tests have passed on a card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class CodecSetup:
     Attributes:
         precision: Device and number format.
         snake: The fused activation, or None for plain PyTorch.
-        fused_ops: What the fused decoding half runs on, or None for the codec's modules.
+        fused: What the fused halves run on.
         capture: Makes CUDA graphs of the streaming step, or None.
         max_frames: Most frames of a stream in one go.
         batching: Whether streams are decoded together.
@@ -55,7 +53,7 @@ class CodecSetup:
 
     precision: CodecPrecision
     snake: SnakeKernel | None
-    fused_ops: FusedOps | None
+    fused: FusedChoice
     capture: Capture | None
     max_frames: int
     batching: bool
@@ -81,7 +79,7 @@ class CodecSetup:
         """
         return ReferenceEncoder(
             directory, self.precision.device, self.snake,
-            is_on_host=self.is_encoder_on_host, room=self.room,
+            is_on_host=self.is_encoder_on_host, room=self.room, fused_ops=self.fused.encode,
         )  # fmt: skip
 
     def stream_decoder(self, codec: Codec, num_slots: int) -> StreamDecoder:
@@ -89,33 +87,43 @@ class CodecSetup:
 
         The fused decoder takes the weights of the codec, which cannot decode by itself then.
         """
-        fused = None
-        if self.fused_ops is not None:
-            reason = why_not_fused(codec)
-            if reason is None:
-                fused = FusedDecoder(codec, self.fused_ops, takes_weights=True)
-            else:
-                _log.info("the codec decodes in plain PyTorch, not in fused kernels: %s", reason)
         return StreamDecoder(
             codec, num_slots, self.max_frames,
-            batching=self.batching, capture=self.capture, fused=fused,
+            batching=self.batching, capture=self.capture, fused=self._fused_decoder(codec),
         )  # fmt: skip
+
+    def _fused_decoder(self, codec: Codec) -> FusedDecoder | None:
+        """Make the fused decoder and decode one frame with it; None where that is impossible."""
+        if self.fused.decode is None:
+            return None
+        reason = why_not_fused(codec)
+        if reason is None:
+            fused = FusedDecoder(codec, self.fused.decode)
+            try:
+                fused.try_out()
+            except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
+                reason = f"Triton failed ({error})"
+            else:
+                fused.take_weights(codec)
+                return fused
+        _log.warning("the codec decodes in plain PyTorch, not in fused kernels: %s", reason)
+        return None
 
 
 def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
     """Choose by settings and machine, and set PyTorch's process-wide flags."""
     precision = choose_codec_precision(settings.codec_precision, device)
     snake, snake_notes = find_snake_kernel(device) if settings.codec_fused else (None, ())
-    fused_ops, fused_notes = find_fused_ops(precision) if _IS_PROVEN else (None, ())
+    fused = FusedChoice() if snake is None else find_fused_ops(precision)
     room = GraphRoom(device) if settings.cuda_graphs and device.type == "cuda" else None
     return CodecSetup(
         precision=precision,
         snake=snake,
-        fused_ops=fused_ops,
+        fused=fused,
         capture=None if room is None else CudaCapture(room),
         max_frames=settings.chunk_size,
         batching=settings.codec_batching,
         room=room,
         is_encoder_on_host=settings.encoder_on_host and device.type == "cuda",
-        notes=(*set_backends(precision), *precision.notes, *snake_notes, *fused_notes),
+        notes=(*set_backends(precision), *precision.notes, *snake_notes, *fused.notes),
     )

@@ -169,10 +169,12 @@ class StreamDecoder:
     ) -> None:
         self._codec = codec
         self._device = codec.device
-        self._steps: _Steps = _PlainSteps(codec, num_slots + 1)
         is_bound_by_caches = self._device.type == "cpu" and capture is None
         most_frames = MOST_FRAMES_ON_CPU if is_bound_by_caches else most_frames_together(max_frames)
-        if fused is not None:
+        self._steps: _Steps
+        if fused is None:
+            self._steps = _PlainSteps(codec, num_slots + 1)
+        else:
             self._steps = _FusedSteps(fused, num_slots + 1)
             max_frames = most_frames_together(max_frames)  # of one stream as well
         self._plan = DecodePlan(
@@ -197,11 +199,11 @@ class StreamDecoder:
     def warm_up(self) -> None:
         """Capture the ramp of one stream and the beginnings of many; put the other sizes off.
 
-        Without graphs there is nothing to prepare.
+        Kernels are compiled for all of them.
         """
+        self._steps.make_ready(self._plan.sizes(self._num_slots))
         if self._graphs is None:
             return
-        self._steps.make_ready(self._plan.sizes(self._num_slots))
         for batch, frames in self._plan.sizes(self._num_slots):
             if batch == 1 or frames <= FIRST_FRAMES:
                 self._graphs.prepare(batch, frames)
@@ -253,7 +255,8 @@ class StreamDecoder:
             torch.cuda.current_stream(self._device).synchronize()
         for chunk, length in zip(chunks, lengths, strict=True):
             self._frames[chunk.slot] += length
-        return [on_host[start:stop].flatten().numpy() for start, stop in pairwise(starts)]
+        heard = on_host.view(-1).numpy()
+        return [heard[a * frame_length : b * frame_length] for a, b in pairwise(starts)]
 
     def _begin(self, chunks: Sequence[FrameChunk]) -> None:
         """Check everything before any stream moves; open what is new."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from backend.engine.host_weights import stream_from_host
+from backend.models.codec.fused.encoder import FusedEncoder, why_encoder_not_fused
 from backend.models.codec.layers import CausalConv1d, ConvNeXtBlock
 from backend.models.codec.transformer import TransformerBlock, WindowTransformer
 from backend.models.codec.weights import check_codec, load_codec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from backend.engine.capture import GraphRoom
     from backend.models.codec.codec import Codec
+    from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.layers import SnakeKernel
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ is what the caches bear, on a card 128 frames keep it busy."""
 _CHUNK_FRAMES_ON_HOST = 64
 """The same where the weights stay in the host, which is asked for where memory is short."""
 _MOST_TOGETHER = 8
+_COMPILED = ((1, 8), (1, 32), (1, 128))
+"""Recordings and frames whose kernels are there when the weights are."""
 _STREAMED = (CausalConv1d, ConvNeXtBlock, TransformerBlock)
 """Layers that come to the card one by one where the weights stay in the host."""
 
@@ -56,6 +60,8 @@ class ReferenceEncoder:
         snake: The fused activation, or None.
         is_on_host: Whether the weights stay in the host and come to the device a layer at a time.
         room: Whose memory the work may use, or None.
+        fused_ops: What the fused convolutions run on, or None for the codec's modules. Weights in
+            the host go through the modules always.
 
     Raises:
         CheckpointError: The codec file cannot be read.
@@ -71,12 +77,14 @@ class ReferenceEncoder:
         *,
         is_on_host: bool = False,
         room: GraphRoom | None = None,
+        fused_ops: FusedOps | None = None,
     ) -> None:
         self._directory = directory
         self._device = device
         self._snake = snake
         self._is_on_host = is_on_host
         self._room = room
+        self._fused_ops = None if is_on_host else fused_ops
         self.num_bytes = check_codec(directory, "encode")
         self._codec: Codec | None = None
         if self.num_bytes <= MOST_EAGER_BYTES:
@@ -146,6 +154,10 @@ class ReferenceEncoder:
         if self._is_on_host:
             stream_from_host(codec, _STREAMED, self._device)
         codec.use_snake_kernel(self._snake)
+        if self._fused_ops is not None and why_encoder_not_fused(codec) is None:
+            fused = FusedEncoder(codec, self._fused_ops, takes_weights=True)
+            fused.compile_for(_COMPILED)
+            codec.fused_encoder = fused
         if self.num_bytes > MOST_EAGER_BYTES:
             _log.info("the codec's encoder is loaded (%d MiB)", self.num_bytes // 2**20)
         self._codec = codec

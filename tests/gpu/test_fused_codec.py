@@ -16,10 +16,12 @@ from backend.engine.codec_graphs import CudaCapture
 from backend.engine.decode_frames import StreamDecoder
 from backend.models.codec.codec import Codec
 from backend.models.codec.fused.decoder import FusedDecoder
+from backend.models.codec.fused.encoder import FusedEncoder
 from backend.models.codec.fused.ops import TorchOps
 from backend.models.codec.rounding import round_weights
-from tests.parity.codec_cases import codes_of
+from tests.parity.codec_cases import codes_of, recording
 from tests.unit.models.codec_building import tiny_codec
+from tests.unit.models.test_codec_fused import latents_of
 
 pytestmark = pytest.mark.gpu
 
@@ -45,10 +47,10 @@ def codec_of(dtype: torch.dtype) -> Codec:
     return codec
 
 
-def fused_of(codec: Codec, *, has_pdl: bool = False) -> FusedDecoder:
+def fused_of(codec: Codec) -> FusedDecoder:
     from backend.models.codec.fused.triton_ops import TritonOps
 
-    return FusedDecoder(codec, TritonOps(has_pdl=has_pdl))
+    return FusedDecoder(codec, TritonOps())
 
 
 def batch_of_codes(codec: Codec, batch_size: int, num_frames: int) -> Tensor:
@@ -138,14 +140,6 @@ def test_half_precision_keeps_the_sound(dtype):
     assert -20 * np.log10(error) >= LEAST_DB[dtype]
 
 
-def test_an_early_start_changes_nothing():
-    if torch.cuda.get_device_capability(CARD) < (9, 0):
-        pytest.skip("kernels start early on Hopper and later")
-    codec = codec_of(torch.float16)
-    codes = batch_of_codes(codec, 5, 40)
-    assert torch.equal(whole(fused_of(codec, has_pdl=True), codes), whole(fused_of(codec), codes))
-
-
 def test_compiling_moves_no_stream():
     codec = codec_of(torch.float16)
     fused, pool = fused_of(codec), FusedDecoder(codec, TorchOps()).new_pool(3)
@@ -154,3 +148,17 @@ def test_compiling_moves_no_stream():
     torch.cuda.synchronize()
     assert torch.equal(pool.histories, before.histories)
     assert torch.equal(pool.positions, before.positions)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-5), ("tf32", 3e-3)])
+@pytest.mark.parametrize("chunk_frames", [9, 400])
+def test_the_fused_encoder_gives_the_latents_of_the_modules(precision, bound, chunk_frames):
+    from backend.models.codec.fused.triton_ops import TritonOps
+
+    codec = tiny_codec(encoder_dim=64).to(CARD)
+    samples = torch.stack((recording(12_000)[0], recording(24_000)[0, 12_000:])).to(CARD)
+    _, expected = latents_of(codec, samples, 400)
+    codec.fused_encoder = FusedEncoder(codec, TritonOps(precision=precision))
+    codec.fused_encoder.compile_for([(2, 9)])
+    _, latents = latents_of(codec, samples, chunk_frames)
+    assert relative(latents, expected) <= bound

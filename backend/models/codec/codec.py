@@ -23,6 +23,7 @@ from backend.models.codec.transformer import WindowTransformer
 
 if TYPE_CHECKING:
     from backend.models.codec.config import CodecConfig
+    from backend.models.codec.fused.encoder import FusedEncoder
     from backend.models.codec.layers import SnakeKernel
 
 CodecParts: TypeAlias = Literal["all", "decode", "encode"]
@@ -57,6 +58,8 @@ class Codec(nn.Module):
             config, with_encoder=parts != "decode", with_decoder=parts != "encode"
         )
         self.decoder = None if parts == "encode" else Decoder(config)
+        self.fused_encoder: FusedEncoder | None = None
+        """Runs the encoder's convolutions from now on, where it is set."""
 
     @property
     def sample_rate(self) -> int:
@@ -259,17 +262,28 @@ class Codec(nn.Module):
         transformers = [m for m in self.encoder.modules() if isinstance(m, WindowTransformer)]
         configs = [*[m.config for m in transformers], self.config.transformer]
         shapes = [*history_shapes(self.encoder), *history_shapes(self.quantizer.downsample)]
+        fused = None
+        if self.fused_encoder is not None:
+            fused = self.fused_encoder.new_pool(batch_size)
+            shapes = [*history_shapes(self.quantizer.downsample)]
         return EncodeState(
+            fused=fused,
             attentions=[new_attention_state(c, batch_size, device, dtype) for c in configs],
             histories=new_histories(shapes, batch_size, device, dtype),
         )
 
     def _encode(self, encoder: Encoder, samples: Tensor, state: EncodeState | None) -> Tensor:
         if state is None:
-            return self.quantizer.quantize(encoder(samples))
+            if self.fused_encoder is None:
+                return self.quantizer.quantize(encoder(samples))
+            pool = self.fused_encoder.new_pool(samples.shape[0])
+            return self.quantizer.quantize(self.fused_encoder.encode(samples[:, 0], pool, None))
         histories = iter(state.histories)
         *inner, last = state.attentions
-        latents = encoder(samples, iter(inner), histories)
+        if state.fused is not None and self.fused_encoder is not None:
+            latents = self.fused_encoder.encode(samples[:, 0], state.fused, iter(inner))
+        else:
+            latents = encoder(samples, iter(inner), histories)
         return self.quantizer.quantize(latents, last, histories)
 
     def _check_codes(self, codes: Tensor) -> None:

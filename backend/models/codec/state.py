@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.models.codec.config import TransformerConfig
+    from backend.models.codec.fused.state import FusedPool
 
 Histories: TypeAlias = "Iterator[Tensor]"
 """The past inputs of each convolution, in the order in which the convolutions run.
@@ -113,8 +114,16 @@ class DecodeState(StreamState):
         return DecodeState(attentions, [next(tensors) for _ in self.histories])
 
 
+@dataclass(slots=True)
 class EncodeState(StreamState):
-    """What encoding carries from one chunk of samples to the next."""
+    """What encoding carries from one chunk of samples to the next.
+
+    Attributes:
+        fused: The past of the encoder's convolutions where they run fused; ``histories`` are then
+            those behind the encoder.
+    """
+
+    fused: FusedPool | None = None
 
 
 def new_attention_state(

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from backend.models.codec.codec import Codec
 from backend.models.codec.fused.decoder import FusedDecoder
+from backend.models.codec.fused.encoder import FusedEncoder
 from backend.models.codec.fused.network import why_not_fused
 from backend.models.codec.fused.ops import TorchOps
 from backend.models.codec.fused.tiles import k_block, product_tile, split_channels, unit_tile
 from backend.models.codec.rounding import round_weights
-from tests.parity.codec_cases import codes_of
+from tests.parity.codec_cases import codes_of, recording
 from tests.unit.models.codec_building import tiny_codec
 
 TOLERANCE = 1e-6
@@ -119,7 +120,9 @@ def test_half_precision_is_as_near_to_float32_as_the_modules_are(codec, dtype):
 def test_weights_that_are_taken_are_in_memory_once(codec):
     given = tiny_codec()
     before = sum(p.numel() for p in given.parameters())
-    fused = FusedDecoder(given, TorchOps(), takes_weights=True)
+    fused = FusedDecoder(given, TorchOps())
+    fused.try_out()
+    fused.take_weights(given)
     assert sum(p.numel() for p in given.parameters()) < before
     assert (given.device, given.dtype) == (codec.device, codec.dtype)
     given.reserve_positions(NUM_FRAMES)
@@ -145,9 +148,9 @@ def test_codecs_that_do_not_fit_are_refused_with_a_reason():
 
 @pytest.mark.parametrize("rows", [1, 4, 32, 256, 2048, 16384, 131072])
 @pytest.mark.parametrize("columns", [32, 96, 384, 1024, 3072])
-@pytest.mark.parametrize("item_bytes", [2, 4])
-def test_every_shape_has_a_tile(rows, columns, item_bytes):
-    tile = product_tile(rows, columns, item_bytes=item_bytes)
+@pytest.mark.parametrize("kind", ["half", "tf32", "ieee"])
+def test_every_shape_has_a_tile(rows, columns, kind):
+    tile = product_tile(rows, columns, kind)
     assert tile.m <= max(16, rows)
     assert k_block(tile, 96) in (16, 32)
 
@@ -157,5 +160,30 @@ def test_a_unit_is_one_kernel_only_where_its_channels_are_two_powers_of_two():
     assert split_channels(192) == (128, 64)
     assert split_channels(64) == (64, 0)
     assert split_channels(80) is None
-    assert unit_tile(10_000, 384, item_bytes=2) is None
-    assert unit_tile(10_000, 96, item_bytes=2) is not None
+    assert unit_tile(10_000, 384, "half") is None
+    assert unit_tile(10_000, 96, "half") is not None
+    assert unit_tile(10_000, 64, "ieee") is None
+
+
+def latents_of(codec: Codec, samples: Tensor, chunk_frames: int) -> tuple[Tensor, Tensor]:
+    """Encode; give the codes and the latents they were made of."""
+    seen: list[Tensor] = []
+    quantize = codec.quantizer.quantize
+    codec.quantizer.quantize = lambda latents, *rest: (  # pyright: ignore[reportAttributeAccessIssue]
+        seen.append(latents) or quantize(latents, *rest)
+    )
+    codes = codec.encode_reference(samples, chunk_frames=chunk_frames)
+    codec.quantizer.quantize = quantize
+    return codes, torch.cat(seen, dim=-1)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 7, 200])
+@pytest.mark.parametrize("takes_weights", [False, True])
+def test_the_fused_encoder_is_the_encoder(chunk_frames, takes_weights):
+    codec = tiny_codec()
+    samples = torch.stack((recording(5000)[0], recording(10_000)[0, 5000:]))
+    codes, latents = latents_of(codec, samples, 200)
+    codec.fused_encoder = FusedEncoder(codec, TorchOps(), takes_weights=takes_weights)
+    fused_codes, fused = latents_of(codec, samples, chunk_frames)
+    assert (fused - latents).norm() <= 1e-5 * latents.norm()
+    assert torch.equal(fused_codes, codes)

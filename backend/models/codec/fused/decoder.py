@@ -25,20 +25,33 @@ class FusedDecoder:
     Args:
         codec: With its decoding half; ``why_not_fused`` has nothing against it.
         ops: What the operations run on.
-        takes_weights: Whether the codec's own decoding half is given up, so that the weights are
-            in memory once. It cannot decode by itself afterwards.
     """
 
-    def __init__(self, codec: Codec, ops: FusedOps, *, takes_weights: bool = False) -> None:
+    def __init__(self, codec: Codec, ops: FusedOps) -> None:
         # Never inference tensors, as the weights themselves.
         with torch.inference_mode(mode=False), torch.no_grad():
             self._network = DecoderNetwork(codec)
-            if takes_weights:
-                quantizer = codec.quantizer
-                for module in (codec.decoder, quantizer.post_module, quantizer.upsample):
-                    assert module is not None
-                    without_storage(module)
         self._ops = ops
+
+    def take_weights(self, codec: Codec) -> None:
+        """Give up the codec's own decoding half, so that the weights are in memory once.
+
+        The codec cannot decode by itself afterwards.
+        """
+        quantizer = codec.quantizer
+        for module in (codec.decoder, quantizer.post_module, quantizer.upsample):
+            assert module is not None
+            without_storage(module)
+
+    def try_out(self) -> None:
+        """Decode a frame; raises whatever this machine has against it."""
+        pool = self.new_pool(1)
+        self.compile_for([(1, 1)], pool)
+        rows = torch.zeros(1, dtype=torch.int64, device=pool.positions.device)
+        codes = rows.new_zeros(1, self._network.config.num_codebooks, 1)
+        samples = self.decode_rows(codes, pool, rows, rows + 1)
+        if not bool(samples.isfinite().all()):
+            raise RuntimeError("what it decodes is no sound")
 
     def new_pool(self, num_rows: int) -> FusedPool:
         """Give room for ``num_rows`` streams."""

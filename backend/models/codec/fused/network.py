@@ -23,6 +23,7 @@ from backend.models.codec.fused.packing import (
     packed_wave,
 )
 from backend.models.codec.fused.state import FusedPool, Places, Signal
+from backend.models.codec.fused.tiles import LEAST_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from backend.models.codec.decoder import DecoderBlock
     from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.fused.state import Place, Streams
-
-LEAST_CHANNELS = 16
-"""The matrix units take so many values of a tap at a time."""
 
 
 @dataclass(frozen=True, slots=True)

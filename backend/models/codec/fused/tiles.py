@@ -6,7 +6,10 @@ chosen on an H200; on smaller cards they are right as well, and less than best.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
+
+ProductKind: TypeAlias = Literal["half", "tf32", "ieee"]
+"""Values of two bytes; float32 rounded to 10 bits on the matrix units; exact float32."""
 
 
 class Tile(NamedTuple):
@@ -27,6 +30,8 @@ class Tile(NamedTuple):
     stages: int
 
 
+LEAST_CHANNELS = 16
+"""The matrix units take so many values of a tap at a time."""
 _HALF = (
     (Tile(128, 128, 64, 8, 3), 96),
     (Tile(128, 64, 64, 4, 4), 512),
@@ -38,35 +43,42 @@ _HALF = (
 )
 """Tiles of values of two bytes, largest first, each with the programs it needs to be the right one:
 fewer leave too much of the card idle."""
-_WIDE = ((Tile(32, 32, 32, 4, 3), 64), (Tile(16, 16, 32, 4, 3), 0))
-"""The same for four bytes."""
+_TF32 = (
+    (Tile(128, 128, 32, 8, 3), 96),
+    (Tile(128, 64, 32, 4, 3), 512),
+    (Tile(64, 64, 32, 4, 4), 96),
+    (Tile(16, 32, 64, 4, 3), 0),
+)
+"""The same for float32 on the matrix units."""
+_FLOAT32 = ((Tile(32, 32, 32, 4, 3), 64), (Tile(16, 16, 32, 4, 3), 0))
+"""The same for exact float32."""
+_TILES = {"half": _HALF, "tf32": _TF32, "ieee": _FLOAT32}
 _UNIT_CHANNELS = 192
 """A program of ``unit_kernel`` holds two sums of so many channels a row in registers."""
+_UNIT_CHANNELS_TF32 = 128
 _UNIT_ROWS = 6144
 """Rows from which whole units keep the card busy; below, two products have more programs."""
 
 
-def product_tile(rows: int, columns: int, *, item_bytes: int) -> Tile:
+def product_tile(rows: int, columns: int, kind: ProductKind) -> Tile:
     """Choose the tile of a product ``[rows, columns]``."""
-    tiles = _HALF if item_bytes == 2 else _WIDE
+    tiles = _TILES[kind]
     for tile, enough in tiles:
-        wastes_none = columns % tile.n == 0 or tile.n <= 64
-        if (
-            tile.m <= _power_of_two(rows)
-            and wastes_none
-            and _programs(tile, rows, columns) >= enough
-        ):
+        fits = tile.m <= _power_of_two(rows) and (columns % tile.n == 0 or tile.n <= 64)
+        if fits and _programs(tile, rows, columns) >= enough:
             return tile
     return tiles[-1][0]
 
 
-def unit_tile(rows: int, channels: int, *, item_bytes: int) -> Tile | None:
+def unit_tile(rows: int, channels: int, kind: ProductKind) -> Tile | None:
     """Choose the tile of a whole residual unit, or None if two products are better."""
-    if item_bytes != 2 or channels > _UNIT_CHANNELS or split_channels(channels) is None:
+    if rows < _UNIT_ROWS or split_channels(channels) is None:
         return None
-    if rows < _UNIT_ROWS:
-        return None
-    return Tile(64 if channels > 128 else 128, channels, 64, 4, 3)
+    if kind == "half" and channels <= _UNIT_CHANNELS:
+        return Tile(64 if channels > 128 else 128, channels, 64, 4, 3)
+    if kind == "tf32" and channels <= _UNIT_CHANNELS_TF32:
+        return Tile(64 if channels > 64 else 128, channels, 32, 4, 3)
+    return None
 
 
 def split_channels(channels: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import triton
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from backend.models.codec.fused.packing import Depthwise, Product, Unit, Wave
     from backend.models.codec.fused.state import Place, Signal, Streams
+    from backend.models.codec.fused.tiles import ProductKind
     from backend.models.codec.quantizer import FoldedLookups
 
 CHUNK = 2048
@@ -44,17 +45,16 @@ class TritonOps:
     """The operations on a card.
 
     Args:
-        has_pdl: Whether kernels may start before the one in front has ended (Hopper and later);
-            they wait for it before they read anything.
         precision: Of float32 products: ``ieee`` or ``tf32``. Half precision is not touched by it.
+        most_stages: Most loads in flight: fewer where a program has little shared memory.
     """
 
-    def __init__(self, *, has_pdl: bool = False, precision: str = "ieee") -> None:
-        self._pdl = has_pdl
-        self.cache = ""
-        self._precision = precision
+    def __init__(
+        self, *, precision: Literal["ieee", "tf32"] = "ieee", most_stages: int = 4
+    ) -> None:
+        self._most_stages = most_stages
+        self._precision: Literal["ieee", "tf32"] = precision
         self._is_compiling = False
-        self._launch: dict[str, Any] = {"launch_pdl": True} if has_pdl else {}
 
     def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
         """See ``FusedOps``. Kernels that are only compiled need addresses, not memory."""
@@ -86,7 +86,7 @@ class TritonOps:
         per_stream = result.length // layer.spread
         batch = source.data.shape[0]
         rows = batch * per_stream
-        tile = product_tile(rows, columns, item_bytes=source.data.itemsize)
+        tile = product_tile(rows, columns, self._kind_of(source))
         num_tiles = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
         copies = _Copies(source, waved if waved is not None and waved.place else plain)
         other = layer.weight  # stands where there is nothing
@@ -111,8 +111,8 @@ class TritonOps:
             HAS_PLAIN=plain is not None, HAS_WAVED=waved is not None,
             HAS_SQUARES=squares is not None,
             PARTS=triton.next_power_of_2(width // SQUARES_OF) if has_norm else 1,
-            PRECISION=self._precision, CHUNK=CHUNK, PDL=self._pdl, num_warps=tile.warps,
-            num_stages=tile.stages, **self._launch,
+            PRECISION=self._precision, CHUNK=CHUNK, num_warps=tile.warps,
+            num_stages=min(tile.stages, self._most_stages),
         )  # fmt: skip
 
     def unit(
@@ -121,7 +121,7 @@ class TritonOps:
     ) -> None:  # fmt: skip
         """See ``FusedOps``: one kernel where a program can hold all channels, else two."""
         batch, channels, rows = x.data.shape[0], x.channels, x.data.shape[0] * x.length
-        tile = unit_tile(rows, channels, item_bytes=x.data.itemsize)
+        tile = unit_tile(rows, channels, self._kind_of(x))
         parts = split_channels(channels)
         if tile is None or parts is None:
             unit_by_products(
@@ -140,8 +140,8 @@ class TritonOps:
             copies.save_count, copies.load_at, copies.load_count, num_tiles, copies.num_chunks,
             C=channels, C1=parts[0], C2=parts[1], TAPS=unit.wide.taps, BLOCK_M=tile.m,
             BLOCK_K=k_block(tile, channels), KEEPS_X=keeps_x, PRECISION=self._precision,
-            CHUNK=CHUNK, PDL=self._pdl, CACHE=self.cache, num_warps=tile.warps,
-            num_stages=tile.stages, **self._launch,
+            CHUNK=CHUNK, num_warps=tile.warps,
+            num_stages=min(tile.stages, self._most_stages),
         )  # fmt: skip
 
     def depthwise(self, streams: Streams, layer: Depthwise, source: Signal, out: Signal) -> None:
@@ -155,7 +155,7 @@ class TritonOps:
             streams.pool.histories, streams.rows, streams.lengths, rows, source.length,
             _stride(source), layer.eps, streams.pool.histories.stride(0), copies.save_step,
             copies.save_at, copies.save_count, copies.num_chunks, source.channels,
-            triton.next_power_of_2(source.channels), taps, CHUNK, self._pdl, **self._launch,
+            triton.next_power_of_2(source.channels), taps, CHUNK,
         )  # fmt: skip
 
     def attend(
@@ -172,8 +172,8 @@ class TritonOps:
             rings.stride(0), rings.stride(1), layer_idx * rings.stride(2), head_dim**-0.5,
             D=head_dim, RING=ring, BLOCK_Q=16 if is_short else 64,
             BLOCK_K=min(128 if is_short else 64, ring), BLOCK_N=16 if is_short else 64,
-            PRECISION=self._precision, PDL=self._pdl, num_warps=4,
-            **self._launch,
+            PRECISION=self._precision, num_warps=4,
+
         )  # fmt: skip
 
     def sound(self, streams: Streams, layer: Product, source: Signal, samples: Tensor) -> None:
@@ -187,8 +187,8 @@ class TritonOps:
             streams.lengths, streams.pool.positions, rows, source.length, _stride(source),
             streams.pool.histories.stride(0), copies.save_step, copies.save_at,
             copies.save_count, num_tiles, copies.num_chunks, source.channels,
-            triton.next_power_of_2(source.channels), layer.taps, _SOUND_ROWS, CHUNK, self._pdl,
-            **self._launch,
+            triton.next_power_of_2(source.channels), layer.taps, _SOUND_ROWS, CHUNK,
+
         )  # fmt: skip
 
     @contextmanager
@@ -200,6 +200,9 @@ class TritonOps:
                 yield True
         finally:
             self._is_compiling = False
+
+    def _kind_of(self, signal: Signal) -> ProductKind:
+        return self._precision if signal.data.itemsize == 4 else "half"
 
     def _start(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         if self._is_compiling:

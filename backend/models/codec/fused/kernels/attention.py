@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
 
 
 @triton.jit
@@ -45,7 +44,7 @@ def attend_kernel(
     F, num_heads, num_turns, window, row_stride, kind_stride, layer_offset, scale,
     D: tl.constexpr, RING: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr, PDL: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """All new positions of one stream and head; a program reads the ring, then renews it.
 
@@ -56,8 +55,6 @@ def attend_kernel(
         turns_ptr: ``[num_turns, D / 2, 2]`` float32.
         out_ptr: ``[B, F, H * D]``.
     """
-    if PDL:
-        gdc_wait()
     stream, head = tl.program_id(0), tl.program_id(1)
     row = tl.load(rows_ptr + stream)
     frames = tl.load(lengths_ptr + stream).to(tl.int32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
 
 from backend.models.codec.fused.kernels.pieces import carry_past
 
@@ -51,7 +50,7 @@ def look_up_kernel(
 def depthwise_kernel(
     source_ptr, weight_ptr, bias_ptr, norm_weight_ptr, norm_bias_ptr, out_ptr, pool_ptr, rows_ptr,
     lengths_ptr, M, T, source_batch, eps, pool_stride, save_step, save_at, save_count, num_chunks,
-    C: tl.constexpr, CP: tl.constexpr, TAPS: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr,
+    C: tl.constexpr, CP: tl.constexpr, TAPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """One row of ``layer_norm(conv(source))``, each channel by itself.
 
@@ -61,8 +60,6 @@ def depthwise_kernel(
         out_ptr: ``[B, T, C]``.
         CP: ``C`` rounded up to a power of two.
     """
-    if PDL:
-        gdc_wait()
     m = tl.program_id(0)
     if m >= M:
         carry_past(
@@ -93,7 +90,7 @@ def sound_kernel(
     source_ptr, weight_ptr, bias_ptr, samples_ptr, pool_ptr, rows_ptr, lengths_ptr,
     positions_ptr, M, T, source_batch, pool_stride, save_step, save_at, save_count, num_tiles,
     num_chunks, C: tl.constexpr, CP: tl.constexpr, TAPS: tl.constexpr, BLOCK_M: tl.constexpr,
-    CHUNK: tl.constexpr, PDL: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     """``tanh`` of the convolution that makes samples; counts the frames of each stream.
 
@@ -103,8 +100,6 @@ def sound_kernel(
         samples_ptr: ``[B, T]`` float32.
         positions_ptr: int64 by row.
     """
-    if PDL:
-        gdc_wait()
     program = tl.program_id(0)
     if program >= num_tiles:
         copy = program - num_tiles

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from backend.models.codec.fused.kernels.pieces import carry_past, snake_of
 
@@ -28,7 +27,7 @@ def product_kernel(
     HAS_GATE: tl.constexpr, HAS_GELU: tl.constexpr, HAS_GAMMA: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_WAVED: tl.constexpr,
     HAS_SQUARES: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
-    CHUNK: tl.constexpr, PDL: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     """``plain = (residual +) gamma * gelu(x @ w.T + bias)``, ``waved = snake(plain)``.
 
@@ -47,8 +46,6 @@ def product_kernel(
         squares_out_ptr: ``[M, N / 16]``, those of ``plain``, written if ``HAS_SQUARES``.
         channels: A multiple of ``BLOCK_K``.
     """
-    if PDL:
-        gdc_wait()
     program = tl.program_id(0)
     if program >= num_tiles:
         carry_past(
@@ -76,8 +73,6 @@ def product_kernel(
             x = tl.load(x_rows + (x_at + offs_k)[None, :])
             w = tl.load(w_rows + (step * BLOCK_K + offs_k)[None, :])
             acc = tl.dot(x, tl.trans(w), acc, input_precision=PRECISION)
-        if PDL:
-            gdc_launch_dependents()
         if HAS_NORM:
             parts = tl.arange(0, PARTS)[None, :]
             squares = tl.load(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from backend.models.codec.fused.kernels.pieces import carry_past, snake_of
 
@@ -44,7 +43,7 @@ def unit_kernel(
     save_count, load_at, load_count, num_tiles, num_chunks,
     C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, TAPS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, KEEPS_X: tl.constexpr,
-    PRECISION: tl.constexpr, CHUNK: tl.constexpr, PDL: tl.constexpr, CACHE: tl.constexpr = "",
+    PRECISION: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """``x += narrow(snake(wide(source)))``, ``waved = snake(x)``; a program has all channels.
 
@@ -58,8 +57,6 @@ def unit_kernel(
         x_ptr: ``[T, C]`` a stream; changed in place if ``KEEPS_X``.
         tap_step: Elements from one tap to the next.
     """
-    if PDL:
-        gdc_wait()
     program = tl.program_id(0)
     if program >= num_tiles:
         carry_past(
@@ -83,15 +80,13 @@ def unit_kernel(
         for step in range(K // BLOCK_K):
             tap = step // (C // BLOCK_K)
             at = tap * tap_step + (step - tap * (C // BLOCK_K)) * BLOCK_K
-            a = tl.load(rows + (at + offs_k)[None, :], cache_modifier=CACHE)
+            a = tl.load(rows + (at + offs_k)[None, :])
             k = step * BLOCK_K + offs_k
             w1 = tl.load(wide_ptr + (c1 * K)[:, None] + k[None, :])
             acc1 = tl.dot(a, tl.trans(w1), acc1, input_precision=PRECISION)
             if C2 > 0:
                 w2 = tl.load(wide_ptr + (c2 * K)[:, None] + k[None, :])
                 acc2 = tl.dot(a, tl.trans(w2), acc2, input_precision=PRECISION)
-        if PDL:
-            gdc_launch_dependents()
         mask = (offs_m < M)[:, None]
         x_rows = x_ptr + (stream * x_batch + t * C)[:, None]
         waved_rows = waved_ptr + (stream * waved_batch + t * C)[:, None]
