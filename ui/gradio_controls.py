@@ -39,6 +39,7 @@ class Controls:
     volume: float
     sample_rate: int | None
     normalize: bool
+    trim_silence: bool
     api_key: str | None
 
     def form(self) -> SpeechForm:
@@ -60,6 +61,7 @@ class Controls:
             volume=self.volume if self.volume != 0 else None,
             sample_rate=self.sample_rate or None,
             normalize=self.normalize or None,
+            trim_silence=self.trim_silence or None,
             format=self.file_format,
         )
         if self.preset == MODEL:

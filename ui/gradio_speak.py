@@ -91,6 +91,9 @@ class SpeakTab:
             self.normalize = gr.Checkbox(
                 label="Bring to one loudness", info="-16 LUFS, as podcasts have it"
             )
+            self.trim_silence = gr.Checkbox(
+                label="Trim silence", info="Nothing before the first word and after the last"
+            )
             self.file_format = gr.Dropdown(
                 [(name.upper(), name) for name in FORMATS], value="wav", label="File format"
             )
@@ -135,7 +138,7 @@ class SpeakTab:
             self.text, self.voice, self.recording, self.transcript, self.preset,
             self.temperature, self.top_p, self.top_k, self.penalty, self.max_tokens,
             self.seed, self.file_format, self.language, self.speed, self.volume,
-            self.sample_rate, self.normalize, key,
+            self.sample_rate, self.normalize, self.trim_silence, key,
         ]  # fmt: skip
         outputs: list[Any] = [
             self.player, self.message, self.figures, self.download,

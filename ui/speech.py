@@ -55,6 +55,7 @@ class SpeechForm:
         volume: -20..20 dB; 0 is as spoken.
         sample_rate: Hz of the sound.
         normalize: Bring it to one loudness.
+        trim_silence: Take silence at its beginning and end away.
     """
 
     text: str
@@ -72,6 +73,7 @@ class SpeechForm:
     volume: float | None = None
     sample_rate: int | None = None
     normalize: bool | None = None
+    trim_silence: bool | None = None
     format: str = "wav"
 
     def values(self) -> dict[str, Any]:
@@ -91,6 +93,7 @@ class SpeechForm:
             "volume": self.volume,
             "sample_rate": self.sample_rate,
             "normalize": self.normalize,
+            "trim_silence": self.trim_silence,
             "format": self.format,
         }
         return {name: value for name, value in given.items() if value is not None}

@@ -74,6 +74,9 @@ def _sound_controls() -> SpeechForm:
     speed = st.slider("Speed", 0.5, 2.0, 1.0, 0.05, key="speed")
     volume = st.slider("Volume (dB)", -20, 20, 0, key="volume")
     normalize = st.checkbox("Bring to one loudness", key="normalize", help="-16 LUFS")
+    trim_silence = st.checkbox(
+        "Trim silence", key="trim_silence", help="Nothing before the first word and after the last"
+    )
     rate = st.selectbox(
         "Sample rate",
         [None, *SAMPLE_RATES],
@@ -94,6 +97,7 @@ def _sound_controls() -> SpeechForm:
         volume=float(volume) if volume else None,
         sample_rate=rate,
         normalize=normalize or None,
+        trim_silence=trim_silence or None,
         format=file_format,
     )
 

@@ -91,6 +91,7 @@ def test_every_field_of_the_form_is_sent(backend: FakeBackend, client: BackendCl
         volume=-3.0,
         sample_rate=24_000,
         normalize=True,
+        trim_silence=True,
         format="flac",
     )
     client.speak(form)
@@ -107,6 +108,7 @@ def test_every_field_of_the_form_is_sent(backend: FakeBackend, client: BackendCl
         "volume": "-3.0",
         "sample_rate": "24000",
         "normalize": "true",
+        "trim_silence": "true",
         "max_new_tokens": "256",
         "seed": "0",
         "format": "flac",

@@ -44,6 +44,7 @@ CONTROLS: dict[str, Any] = {
     "volume": 0,
     "sample_rate": 0,
     "normalize": False,
+    "trim_silence": False,
     "api_key": "",
 }
 
@@ -125,13 +126,21 @@ def test_how_it_is_to_sound_is_sent_when_it_differs_from_as_spoken(
     does: SpeakHandlers, backend: FakeBackend
 ):
     speak(does)
-    sound = {"speed", "volume", "sample_rate", "normalize", "language"}
+    sound = {"speed", "volume", "sample_rate", "normalize", "trim_silence", "language"}
     assert not sound.intersection(backend.requests[-1])
-    speak(does, speed=1.5, volume=-3, sample_rate=16000, normalize=True, language="de")
+    speak(
+        does,
+        speed=1.5,
+        volume=-3,
+        sample_rate=16000,
+        normalize=True,
+        trim_silence=True,
+        language="de",
+    )
     sent = {name: backend.requests[-1][name] for name in sound}
     assert sent == {
         "speed": "1.5", "volume": "-3", "sample_rate": "16000", "normalize": "true",
-        "language": "de",
+        "trim_silence": "true", "language": "de",
     }  # fmt: skip
 
 

@@ -63,7 +63,9 @@ def test_speaking_gives_sound_figures_and_a_place_on_the_list(page: AppTest, bac
     assert "412 ms" in html_of(page)
     assert backend.requests[-1]["text"] == "one two three"
     assert backend.requests[-1]["voice"] == "sally"
-    assert not {"temperature", "speed", "normalize", "seed"}.intersection(backend.requests[-1])
+    assert not {"temperature", "speed", "normalize", "trim_silence", "seed"}.intersection(
+        backend.requests[-1]
+    )
     assert [take.number for take in page.session_state.takes] == [1]
 
 
@@ -87,10 +89,12 @@ def test_how_it_is_to_sound_is_sent(page: AppTest, backend: FakeBackend):
     page.slider(key="speed").set_value(1.5)
     page.slider(key="volume").set_value(-6)
     page.checkbox(key="normalize").check()
+    page.checkbox(key="trim_silence").check()
     page.selectbox(key="format").set_value("flac")
     page.button(key="speak").click().run()
     sent = backend.requests[0]
     assert (sent["speed"], sent["volume"], sent["normalize"]) == ("1.5", "-6.0", "true")
+    assert sent["trim_silence"] == "true"
     assert backend.requests[-1]["format"] == "flac"
 
 
