@@ -63,7 +63,8 @@ class SlowSource:
         return SlowEngine(self.clock, CPU, info=INFO)
 
     def make_scheduler(self, engine: Engine) -> Scheduler:
-        return Scheduler(engine, 32, 4, self.clock, SchedulerLimits(admission="refuse"))
+        limits = SchedulerLimits(admission="refuse", request_timeout_s=86400)
+        return Scheduler(engine, 32, 4, self.clock, limits)
 
 
 @pytest.fixture
