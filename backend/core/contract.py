@@ -166,6 +166,21 @@ class TimedEngine(Protocol):
 
 
 @runtime_checkable
+class BatchingEngine(Protocol):
+    """An engine that runs several prompts faster together than one after another."""
+
+    def prefill_many(
+        self, asked: Sequence[tuple[str, Sequence[Turn], SamplingParams]]
+    ) -> list[int]:
+        """Take slots for several prompts and run them, as ``Engine.prefill`` does for each.
+
+        Raises:
+            PromptTooLongError: A prompt leaves too little room for speech; no slot is taken.
+        """
+        ...
+
+
+@runtime_checkable
 class PreparingEngine(Protocol):
     """An engine that puts some of its preparation off until nobody waits for it."""
 

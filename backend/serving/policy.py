@@ -118,10 +118,12 @@ class DeadlinePolicy:
 
     Args:
         cost: Learnt by the scheduler.
+        reads_together: Whether prompts of one round are run in one call.
     """
 
-    def __init__(self, cost: CostModel) -> None:
+    def __init__(self, cost: CostModel, *, reads_together: bool = False) -> None:
         self._cost = cost
+        self._reads_together = reads_together
         self._margin_s = MARGIN_FRAMES * cost.frame_s
         self._growth = _Growth()
 
@@ -157,23 +159,20 @@ class DeadlinePolicy:
         self, waiting: list[Sequence], num_running: int, buffer_s: float, num_free: int
     ) -> list[Sequence]:
         """Take one that fits and, if all are short, as many as the buffers and a burst bear."""
-        crowd_s = sum(self._prefill_s(sequence) for sequence in waiting[:num_free])
+        crowd_s = self._reading_s(waiting[:num_free])
         is_quick = crowd_s <= CROWD_FRAMES * self._cost.frame_s
         burst_s = (CROWD_FRAMES if is_quick else BURST_FRAMES) * self._cost.frame_s
         chosen: list[Sequence] = []
-        spent_s = 0.0
         num_skipped = 0
         for sequence in waiting:
-            prefill_s = self._prefill_s(sequence)
-            rows = num_running + len(chosen) + 1
+            reading_s = self._reading_s([*chosen, sequence])
+            round_s = self._cost.round_s(num_running + len(chosen) + 1)
             # those of a burst run dry all at once, so their second chunks must fit in as well
-            num_rounds = 2 if chosen else 1
-            needed_s = spent_s + prefill_s + num_rounds * self._cost.round_s(rows) + self._margin_s
-            is_burst = prefill_s <= self._cost.frame_s and spent_s + prefill_s <= burst_s
-            can_follow = is_burst and self._cost.prefill.is_known
+            needed_s = reading_s + (2 if chosen else 1) * round_s + self._margin_s
+            is_short = self._prefill_s(sequence) <= self._cost.frame_s and reading_s <= burst_s
+            can_follow = is_short and self._cost.prefill.is_known
             if needed_s <= buffer_s and (can_follow or not chosen):
                 chosen.append(sequence)
-                spent_s += prefill_s
             else:
                 num_skipped += 1
             if len(chosen) == num_free or num_skipped == LOOK_AHEAD:
@@ -269,6 +268,13 @@ class DeadlinePolicy:
                 chosen.append(sequence)
                 total += num_frames
         return chosen
+
+    def _reading_s(self, sequences: list[Sequence]) -> float:
+        """Expect how long the prompts of one round take."""
+        if not self._reads_together:
+            return sum(self._prefill_s(sequence) for sequence in sequences)
+        num_positions = sum(s.num_positions for s in sequences if s.request.codes is None)
+        return self._cost.prefill.predict(num_positions)
 
     def _prefill_s(self, sequence: Sequence) -> float:
         is_spoken = sequence.request.codes is None

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.core.contract import Engine
     from backend.core.types import CacheCounters, SynthesisRequest
 
@@ -71,31 +73,45 @@ class KnownPrompts:
 
     def num_read(self, shape: PromptShape) -> int:
         """Expect how many positions are read."""
-        num_known = 0
-        for key in shape.keys:
-            if key not in self._known:
-                break
-            num_known += 1
-        return shape.num_read(len(shape.keys) - num_known)
+        return shape.num_read(len(shape.keys) - self._num_known(shape))
 
-    def note(self, shape: PromptShape) -> tuple[int, bool]:
-        """Learn from a prompt that was just read.
+    def note(self, shapes: Sequence[PromptShape]) -> tuple[int, bool]:
+        """Learn from prompts that were just read, together.
 
         Returns:
             The positions that were read as the engine counts, and whether it keeps new ones.
         """
         counters = self._counters()
         if counters is None:
-            return shape.num_read(len(shape.keys)), False
-        num_new = min(len(shape.keys), counters.misses - self._num_missed)
-        self._num_missed = counters.misses
-        has_news = any(key not in self._known for key in shape.keys)
-        for key in shape.keys:
-            self._known[key] = None
-            self._known.move_to_end(key)
+            return sum(shape.num_read(len(shape.keys)) for shape in shapes), False
+        num_new, self._num_missed = counters.misses - self._num_missed, counters.misses
+        num_read = self._num_read_of(shapes, num_new)
+        has_news = any(key not in self._known for shape in shapes for key in shape.keys)
+        for shape in shapes:
+            for key in shape.keys:
+                self._known[key] = None
+                self._known.move_to_end(key)
         while len(self._known) > counters.entries:  # the engine lets the same ones go
             self._known.popitem(last=False)
-        return shape.num_read(num_new), has_news
+        return num_read, has_news
+
+    def _num_read_of(self, shapes: Sequence[PromptShape], num_new: int) -> int:
+        """Positions of prompts of which ``num_new`` turns in all had to be read."""
+        if len(shapes) == 1:
+            return shapes[0].num_read(min(len(shapes[0].keys), num_new))
+        expected = sum(len(shape.keys) - self._num_known(shape) for shape in shapes)
+        if num_new == expected:
+            return sum(self.num_read(shape) for shape in shapes)
+        num_turns = sum(len(shape.keys) for shape in shapes)
+        in_turns = sum(sum(shape.num_turns) for shape in shapes)
+        read = round(in_turns * min(1.0, num_new / num_turns)) if num_turns else 0
+        return read + sum(shape.num_text for shape in shapes)
+
+    def _num_known(self, shape: PromptShape) -> int:
+        for idx, key in enumerate(shape.keys):
+            if key not in self._known:
+                return idx
+        return len(shape.keys)
 
     def _counters(self) -> CacheCounters | None:
         return self._engine.cache_counters().get(PREFIX_CACHE)

@@ -14,7 +14,7 @@ from bisect import insort
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backend.core.contract import FrameChunk, TimedEngine
+from backend.core.contract import BatchingEngine, FrameChunk, TimedEngine
 from backend.core.errors import DeadlineExceededError, GenerationError, TTSError
 from backend.core.types import AudioChunk, FinishReason
 from backend.serving.admission import (
@@ -68,7 +68,10 @@ class Scheduler:
         timings = engine.warm_up_timings() if isinstance(engine, TimedEngine) else ()
         self.cost = CostModel(1 / engine.info.frame_rate, timings)
         is_fifo = self._limits.scheduling == "fifo"
-        self._policy: Policy = FifoPolicy() if is_fifo else DeadlinePolicy(self.cost)
+        reads_together = isinstance(engine, BatchingEngine)
+        self._policy: Policy = (
+            FifoPolicy() if is_fifo else DeadlinePolicy(self.cost, reads_together=reads_together)
+        )
         self._prompts = KnownPrompts(engine)
         self._waiting: list[Sequence] = []
         """Sorted by ``due_at``."""
@@ -200,41 +203,70 @@ class Scheduler:
         chosen = self._policy.pick_waiting(
             self._waiting, self._running.values(), now, self._num_free
         )
+        is_admitting = bool(chosen)
+        spoken = [sequence for sequence in chosen if sequence.request.codes is None]
+        if len(spoken) > 1 and isinstance(self._engine, BatchingEngine):
+            self._begin(spoken)
+            if self._read_together(self._engine, spoken):
+                chosen = [sequence for sequence in chosen if sequence.request.codes is not None]
         for sequence in chosen:
-            self._admit_one(sequence)
-        return bool(chosen)
+            if sequence in self._waiting:
+                self._begin([sequence])
+            with self._failing([sequence]):
+                self._open(sequence)
+        return is_admitting
 
-    def _admit_one(self, sequence: Sequence) -> None:
+    def _begin(self, sequences: list[Sequence]) -> None:
         now = self._clock()
-        self._waiting.remove(sequence)
-        sequence.queue_s = now - sequence.submitted_at
-        sequence.listener.began()
-        with self._failing([sequence]):
-            self._open(sequence, now)
-            self._running[sequence.request.request_id] = sequence
+        for sequence in sequences:
+            self._waiting.remove(sequence)
+            sequence.queue_s = now - sequence.submitted_at
+            sequence.listener.began()
 
-    def _open(self, sequence: Sequence, started: float) -> None:
+    def _read_together(self, engine: BatchingEngine, sequences: list[Sequence]) -> bool:
+        """Run several prompts in one call; False when one is at fault and each goes alone."""
+        started = self._clock()
+        asked = [(s.request.text, s.request.turns, s.request.sampling) for s in sequences]
+        with self._failing(sequences):
+            try:
+                slots = engine.prefill_many(asked)
+            except TTSError:
+                return False
+            for sequence, slot in zip(sequences, slots, strict=True):
+                sequence.slot = slot
+            self._note_read(sequences, started)
+        return True
+
+    def _open(self, sequence: Sequence) -> None:
+        started = self._clock()
         request = sequence.request
         if request.codes is not None:
             sequence.slot = self._engine.open_slot()
             sequence.frames = list(request.codes.T)
             sequence.num_frames = len(sequence.frames)
             sequence.finish_reason = FinishReason.CODES
-            sequence.status = SequenceStatus.DRAINING
+            self._run(sequence, SequenceStatus.DRAINING, started)
         else:
             sequence.slot = self._engine.prefill(request.text, request.turns, request.sampling)
-            sequence.prefill_s = self._clock() - started
-            self._learn_prefill(sequence)
-            sequence.status = SequenceStatus.RUNNING
-        sequence.served_at = started
-        sequence.begin_with(self.cost.first_frames(len(self._running) + 1))
+            self._note_read([sequence], started)
 
-    def _learn_prefill(self, sequence: Sequence) -> None:
-        num_read, has_news = self._prompts.note(sequence.prompt)
-        self.cost.prefill.observe(num_read, sequence.prefill_s)
+    def _note_read(self, sequences: list[Sequence], started: float) -> None:
+        """Learn what prompts took, and let their sequences run."""
+        spent_s = self._clock() - started
+        num_read, has_news = self._prompts.note([sequence.prompt for sequence in sequences])
+        self.cost.prefill.observe(num_read, spent_s)
+        for sequence in sequences:
+            sequence.prefill_s = spent_s / len(sequences)
+            self._run(sequence, SequenceStatus.RUNNING, started)
         if has_news:  # those of the same voice have less to read now
             for other in self._waiting:
                 other.num_positions = self._prompts.num_read(other.prompt)
+
+    def _run(self, sequence: Sequence, status: SequenceStatus, started: float) -> None:
+        sequence.status = status
+        sequence.served_at = started
+        self._running[sequence.request.request_id] = sequence
+        sequence.begin_with(self.cost.first_frames(len(self._running)))
 
     def _decode_step(self) -> bool:
         started = self._clock()

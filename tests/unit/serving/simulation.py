@@ -122,6 +122,13 @@ class SimulatedEngine:
         return slot
 
     def prefill(self, text: str, turns: Sequence[Turn], sampling: SamplingParams) -> int:
+        positions = self._num_read(text, turns)
+        self._work("prefill", self.costs.prefill[0] + self.costs.prefill[1] * positions)
+        slot = self.open_slot()
+        self.left[slot] = int(text)
+        return slot
+
+    def _num_read(self, text: str, turns: Sequence[Turn]) -> int:
         positions = 1 + len(text) // 3
         for idx, turn in enumerate(turns):
             key = (turn.text, turn.codes.shape[1], idx)
@@ -131,10 +138,7 @@ class SimulatedEngine:
                 self.kept.add(key)
             self.misses += 1
             positions += turn.codes.shape[1]
-        self._work("prefill", self.costs.prefill[0] + self.costs.prefill[1] * positions)
-        slot = self.open_slot()
-        self.left[slot] = int(text)
-        return slot
+        return positions
 
     def decode_step(self, slots: Sequence[int]) -> list[StepResult]:
         self._work("step", self.costs.step[0] + self.costs.step[1] * len(slots))
@@ -154,6 +158,22 @@ class SimulatedEngine:
 
     def release(self, slot: int) -> None:
         del self.left[slot]
+
+
+@dataclass
+class TogetherEngine(SimulatedEngine):
+    """Runs several prompts in one call: the fixed part of the cost is paid once."""
+
+    def prefill_many(
+        self, asked: Sequence[tuple[str, Sequence[Turn], SamplingParams]]
+    ) -> list[int]:
+        positions = sum(self._num_read(text, turns) for text, turns, _ in asked)
+        self._work("prefill", self.costs.prefill[0] + self.costs.prefill[1] * positions)
+        slots: list[int] = []
+        for text, _, _ in asked:
+            slots.append(self.open_slot())
+            self.left[slots[-1]] = int(text)
+        return slots
 
 
 @dataclass
@@ -224,10 +244,11 @@ class Room:
     max_slots: int = 64
     is_timed: bool = True
     keeps_prompts: bool = False
+    reads_together: bool = False
 
     def __post_init__(self) -> None:
         self.clock = Clock()
-        self.engine = SimulatedEngine(
+        self.engine = (TogetherEngine if self.reads_together else SimulatedEngine)(
             self.clock, self.costs, self.max_slots, self.is_timed, self.keeps_prompts
         )
         self.scheduler = Scheduler(self.engine, 32, 4, self.clock, self.limits)

@@ -76,6 +76,19 @@ def test_a_crowd_that_comes_at_once_is_heard_soon_where_prompts_are_short():
     assert sorted(player.ttfa_s for player in players)[60] < 0.3
 
 
+def test_prompts_that_are_run_together_are_heard_sooner_still():
+    ttfa_s: list[float] = []
+    for reads_together in (False, True):
+        room = Room(DEADLINE, LARGE_CARD, keeps_prompts=True, reads_together=reads_together)
+        room.play([Arrival(0.0, 20, 200)])
+        now = room.clock.now
+        players = room.play([Arrival(now, 215 + idx % 40, 200) for idx in range(64)])
+        assert gaps(players) == 0
+        assert all(player.summary for player in players)
+        ttfa_s.append(sorted(player.ttfa_s for player in players)[60])
+    assert ttfa_s[1] < 0.7 * ttfa_s[0]
+
+
 def test_several_prompts_of_one_round_do_not_break_a_stream_that_is_heard():
     room = Room(DEADLINE, LARGE_CARD)
     room.play([Arrival(0.0, 900)], until=0.3)

@@ -30,7 +30,7 @@ def shape(*turns: Turn, text: str = "123456") -> PromptShape:
 def note(known: KnownPrompts, engine: CountingEngine, prompt: PromptShape, misses: int) -> int:
     engine.misses += misses
     engine.entries += misses
-    return known.note(prompt)[0]
+    return known.note([prompt])[0]
 
 
 def test_a_known_voice_leaves_its_text_to_read():
@@ -60,5 +60,16 @@ def test_an_engine_that_keeps_nothing_reads_everything():
     engines: list[Engine] = [ScriptedEngine(), CountingEngine()]
     for engine in engines:
         known = KnownPrompts(engine)
-        known.note(shape(turn(1)))
+        known.note([shape(turn(1))])
         assert known.num_read(shape(turn(1))) == 3 + 52
+
+
+def test_prompts_that_are_read_together_are_counted_together():
+    engine = CountingEngine()
+    known = KnownPrompts(engine)
+    note(known, engine, shape(turn(1)), misses=1)
+    engine.misses, engine.entries = 2, 2
+    assert known.note([shape(turn(1)), shape(turn(2))])[0] == 3 + (3 + 52)
+    # one of the two was known no more, whichever it was
+    engine.misses = 3
+    assert known.note([shape(turn(1)), shape(turn(2))])[0] == 3 + 3 + 52

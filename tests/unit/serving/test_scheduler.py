@@ -1,12 +1,13 @@
 """The scheduler: admission, chunk ramp, credit, cancellation, failure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from backend.core.errors import GenerationError, ServiceClosedError
-from backend.core.types import FinishReason, SynthesisRequest
+from backend.core.errors import GenerationError, PromptTooLongError, ServiceClosedError
+from backend.core.types import FinishReason, SamplingParams, SynthesisRequest, Turn
 from backend.serving.scheduler import Scheduler
 from tests.unit.serving.scripted_engine import Notebook, ScriptedEngine
 
@@ -200,3 +201,27 @@ def test_the_stages_are_timed():
     assert heard.summary.prefill_s > 0
     assert heard.summary.semantic_s > 0
     assert heard.summary.codec_s > 0
+
+
+class BatchingScriptedEngine(ScriptedEngine):
+    """Reads several prompts in one call; a faulty one refuses the call."""
+
+    def prefill_many(
+        self, asked: Sequence[tuple[str, Sequence[Turn], SamplingParams]]
+    ) -> list[int]:
+        self.log.append(f"prefill {len(asked)} together")
+        if any(text == "!" for text, _, _ in asked):
+            raise PromptTooLongError("one of them is too long")
+        return [self.prefill(text, turns, sampling) for text, turns, sampling in asked]
+
+
+def test_a_prompt_at_fault_ends_only_its_own_request_when_several_are_read_together():
+    engine = BatchingScriptedEngine(max_slots=4)
+    scheduler = make(engine)
+    scheduler.cost.prefill.observe(2, 1e-5)  # short enough to be read together
+    heard = [submit(scheduler, name, text) for name, text in zip("abc", "3!4", strict=True)]
+    run(scheduler)
+    assert "prefill 3 together" in engine.log
+    assert isinstance(heard[1].error, GenerationError)
+    assert [notebook.samples for notebook in heard] == [expected(3), [], expected(4)]
+    assert engine.taken == {}
