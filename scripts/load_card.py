@@ -76,12 +76,12 @@ class Case:
 
 
 CASES = (
-    Case("one", 1, 30, in_real_time=False),
-    Case("new voice", 1, 20, new_share=1.0, in_real_time=False),
-    Case("16", 16, 48, ramp_s=2.0),
-    Case("64", 64, 192, ramp_s=4.0),
+    Case("one", 1, 20, in_real_time=False),
+    Case("new voice", 1, 15, new_share=1.0, in_real_time=False),
+    Case("16", 16, 32, ramp_s=2.0),
+    Case("64", 64, 128, ramp_s=4.0),
     Case("64 at once", 64, 64),
-    Case("128", 128, 256, ramp_s=6.0),
+    Case("128", 128, 192, ramp_s=6.0),
     Case("files", 128, 384, in_real_time=False, is_streaming=False, frame_factor=2),
 )
 
