@@ -69,10 +69,11 @@ def choose_card_step(
     decoder = replace(decoder, attention=MaskedAttention)
     reason = _why_not_fused(model) if is_fused else None
     notes = (f"FUSED_KERNELS: the plain decode step is used, since {reason}",) if reason else ()
-    make = _plain_maker(decoder)
+    steps = BoundSteps(_plain_maker(decoder), decoder, room)
     if is_fused and reason is None:
-        make = _fused_maker(decoder, model)
-    steps = BoundSteps(make, decoder, room)
+        from backend.engine.kernels.launch import compile_ahead
+
+        steps = BoundSteps(_fused_maker(decoder, model), decoder, room, compile_ahead)
     return CardStep(steps.run, steps.warm_up, notes)
 
 
@@ -83,6 +84,7 @@ class BoundSteps:
         make: Binds a step to a tensor of slot numbers.
         decoder: Whose slots they are.
         room: Where the bound steps are captured; None leaves them as they are.
+        compile_ahead: Compiles what bound steps start, without starting it.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class BoundSteps:
         make: Callable[[Tensor, StepPlan], Callable[[], Tensor]],
         decoder: FrameDecoder,
         room: GraphRoom | None,
+        compile_ahead: Callable[[list[Callable[[], Tensor]]], None] = lambda _: None,
     ) -> None:
         self._make = make
         self._store = decoder.store
         self._room = room
+        self._compile_ahead = compile_ahead
         self._steps: dict[StepPlan, tuple[Tensor, Callable[[], Tensor]]] = {}
 
     @property
@@ -105,7 +109,8 @@ class BoundSteps:
         """As ``FrameDecoder.step``. The codes are valid until the next run of any step."""
         key = StepPlan(slot_ids.shape[0], plan.length_bound)
         if key not in self._steps:
-            self._steps[key] = self._bind(key)
+            ids, step = self._bind(key)
+            self._steps[key] = ids, self._captured(step)
         ids, step = self._steps[key]
         ids.copy_(slot_ids, non_blocking=True)
         return step()[: plan.num_rows]
@@ -116,18 +121,22 @@ class BoundSteps:
         while not bounds or bounds[-1] < self._store.max_positions:
             longest = bounds[-1] + 1 if bounds else 1
             bounds.append(bound_of(longest, self._store.max_positions))
-        for size in CARD_BATCH_SIZES:
-            ids = self._store.lengths.new_full((size,), self._store.scratch_slot)
-            for bound in bounds:
-                self.run(ids, StepPlan(size, bound))
-            if size >= max_rows:
-                break
+        most = next(size for size in CARD_BATCH_SIZES if size >= max_rows)
+        keys = [
+            StepPlan(size, bound) for size in CARD_BATCH_SIZES for bound in bounds if size <= most
+        ]
+        made = {key: self._bind(key) for key in keys if key not in self._steps}
+        self._compile_ahead([step for _, step in made.values()])
+        for key, (ids, step) in made.items():
+            self._steps[key] = ids, self._captured(step)
 
     def _bind(self, key: StepPlan) -> tuple[Tensor, Callable[[], Tensor]]:
         ids = self._store.lengths.new_full((key.num_rows,), self._store.scratch_slot)
-        step = self._make(ids, key)
+        return ids, self._make(ids, key)
+
+    def _captured(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         # every row is the scratch slot, so no sequence is touched
-        return ids, step if self._room is None else captured(step, self._room)
+        return step if self._room is None else captured(step, self._room)
 
 
 def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:

@@ -21,6 +21,7 @@ import torch
 import triton
 
 from backend.engine.capture import captured
+from backend.engine.kernels.launch import compile_ahead
 from backend.engine.kernels.linear import norm_rows
 from backend.engine.kernels.prompt import (
     prompt_attention,
@@ -29,7 +30,6 @@ from backend.engine.kernels.prompt import (
     prompt_linear,
 )
 from backend.engine.prompts import Stretch
-from backend.models.quantized_linear import NF4_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +84,6 @@ class FusedPrefill:
         self._qkv = new((config.n_head + 2 * config.n_local_heads) * config.head_dim)
         self._mixed = new(config.n_head * config.head_dim)
         self._inner = new(config.intermediate_size)
-        self._table = torch.tensor(NF4_VALUES, device=self._device)
         self._bound: dict[int, tuple[Tensor, Callable[[], object]]] = {}
 
     def run_many(self, stretches: Sequence[Stretch]) -> None:
@@ -94,6 +93,9 @@ class FusedPrefill:
 
     def warm_up(self) -> None:
         """Make the graph of every batch size."""
+        blank = torch.zeros(BUCKETS[-1] * (3 + self._config.num_codebooks), dtype=torch.int64)
+        blank = blank.to(self._device)
+        compile_ahead([partial(self._layers, blank, bucket) for bucket in BUCKETS])
         for bucket in reversed(BUCKETS):
             self._prepare(bucket)
 
@@ -203,7 +205,7 @@ class FusedPrefill:
         grid = (triton.cdiv(features, TILES.features), num_rows // TILES.rows)
         prompt_linear[grid](
             x, weight, weight2, x if scale is None else scale, x if scale2 is None else scale2,
-            x if bias is None else bias, self._table, out, out, features, width, TILES.rows,
+            x if bias is None else bias, out, out, features, width, TILES.rows,
             TILES.features, block_k, kind, other is not None, bias is not None, is_added,
             num_warps=TILES.warps, num_stages=4 if x.dtype.itemsize == 2 else 2,
         )  # fmt: skip

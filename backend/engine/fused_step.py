@@ -22,7 +22,6 @@ from backend.engine.kernels.attention import fast_attention, join_splits, slow_a
 from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
 from backend.engine.step_tiles import MOST_SPLITS, few_rows_shape, tile_shape, weights_of
-from backend.models.quantized_linear import NF4_VALUES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,7 +88,6 @@ class FusedStep:
             2, config.n_fast_layer, batch, config.fast_n_local_heads, positions,
             config.fast_head_dim,
         )  # fmt: skip
-        self._table = torch.tensor(NF4_VALUES, device=device)
         is_nf4 = weights_of(model.layers[0].attention.wqkv).is_nf4
         # one row (and its pair of fast positions) is served without these, but for NF4
         self._has_few_rows = batch == 1 and not is_nf4
@@ -322,7 +320,7 @@ class FusedStep:
         many_rows_linear[grid](
             x, weights.weight, second.weight, x if weights.scale is None else weights.scale,
             x if second.scale is None else second.scale,
-            x if weights.bias is None else weights.bias, self._table, out, rows, features,
+            x if weights.bias is None else weights.bias, out, rows, features,
             *strides, out.stride(0), width, lines, shape.block_m, shape.block_n, shape.block_k,
             shape.split_k, others is not None, weights.bias is not None,
             weights.is_int8, weights.is_nf4, self._pdl, num_warps=shape.warps,

@@ -11,6 +11,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from backend.engine.kernels.kv_rows import read_rows, read_scales, write_rows
+from backend.engine.kernels.launch import Kernel
 
 
 @triton.jit
@@ -30,6 +31,7 @@ def turned(ptr, norm_ptr, rope_ptr, mask, eps, D: tl.constexpr, HAS_NORM: tl.con
     return turned.to(DTYPE).to(tl.float32)
 
 
+@Kernel
 @triton.jit
 def slow_attention(
     qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr, k_scale_ptr, v_scale_ptr,
@@ -144,6 +146,7 @@ def slow_attention(
             tl.store(part + D + 1, weight, mask=heads < SHARE)
 
 
+@Kernel
 @triton.jit
 def join_splits(
     part_ptr, slot_ptr, length_ptr, out_ptr,
@@ -173,6 +176,7 @@ def join_splits(
     tl.store(out_ptr + (row * H + head) * D + offs_d, out.to(out_ptr.dtype.element_ty))
 
 
+@Kernel
 @triton.jit
 def fast_attention(
     qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr, out_ptr,

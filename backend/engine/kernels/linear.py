@@ -15,9 +15,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from backend.engine.kernels.launch import Kernel
 from backend.engine.kernels.nf4 import nf4_weights
 
 
+@Kernel
 @triton.jit
 def few_rows_linear(
     x_ptr, norm_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, res_ptr, out_ptr,
@@ -105,9 +107,10 @@ def _prefetch(ptr, N, first_row, K: tl.constexpr, BLOCK_N: tl.constexpr, LINES: 
     )  # fmt: skip
 
 
+@Kernel
 @triton.jit
 def many_rows_linear(
-    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, table_ptr, out_ptr,
+    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, out_ptr,
     M, N, x_stride, out_stride, split_stride,
     K: tl.constexpr, LINES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, SPLIT_K: tl.constexpr, HAS_GATE: tl.constexpr,
@@ -122,7 +125,7 @@ def many_rows_linear(
             parts are meant.
         K: A multiple of ``SPLIT_K * BLOCK_K``.
         LINES: Lines of 128 bytes in a row of weights, rounded up to a power of two.
-        table_ptr: The values of NF4; with ``IS_NF4`` the weights are as in ``kernels.nf4``.
+        w_ptr: With ``IS_NF4`` as in ``kernels.nf4``.
     """
     STORED: tl.constexpr = K // 2 if IS_NF4 else K
     if PDL:
@@ -147,14 +150,14 @@ def many_rows_linear(
         offs_k = first + start + tl.arange(0, BLOCK_K)
         at = first + start
         if IS_NF4:
-            w = nf4_weights(w_ptr, scale_ptr, table_ptr, rows_n, at, K, BLOCK_K, DTYPE)
+            w = nf4_weights(w_ptr, scale_ptr, rows_n, at, K, BLOCK_K, DTYPE)
         else:
             w = tl.load(w_ptr + w_rows + offs_k[None, :])
         x = tl.load(x_rows + offs_k[None, :], mask=mask_m[:, None], other=0.0)
         acc = tl.dot(x, tl.trans(w.to(DTYPE)), acc, input_precision="ieee")
         if HAS_GATE:
             if IS_NF4:
-                w2 = nf4_weights(w2_ptr, scale2_ptr, table_ptr, rows_n, at, K, BLOCK_K, DTYPE)
+                w2 = nf4_weights(w2_ptr, scale2_ptr, rows_n, at, K, BLOCK_K, DTYPE)
             else:
                 w2 = tl.load(w2_ptr + w_rows + offs_k[None, :])
             acc2 = tl.dot(x, tl.trans(w2.to(DTYPE)), acc2, input_precision="ieee")
@@ -172,6 +175,7 @@ def many_rows_linear(
     tl.store(out + places, acc.to(OUT), mask=mask_m[:, None] & mask_n[None, :])
 
 
+@Kernel
 @triton.jit
 def norm_rows(
     x_ptr, part_ptr, norm_ptr, out_ptr, x_stride, part_stride, split_stride, eps,

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from backend.engine.kernels.attention import turned
 from backend.engine.kernels.kv_rows import read_rows, read_scales, write_rows
+from backend.engine.kernels.launch import Kernel
 from backend.engine.kernels.nf4 import nf4_weights
 
 PLAIN = tl.constexpr(0)
@@ -22,18 +23,19 @@ NF4 = tl.constexpr(2)
 
 @triton.jit
 def _weights(
-    w_ptr, scale_ptr, table_ptr, rows, start,
+    w_ptr, scale_ptr, rows, start,
     K: tl.constexpr, BLOCK_K: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Weights ``[N, BLOCK_K]`` from input ``start`` on; int8 ones still want their rows' scales."""
     if FORMAT == 2:
-        w = nf4_weights(w_ptr, scale_ptr, table_ptr, rows, start, K, BLOCK_K, DTYPE)
+        w = nf4_weights(w_ptr, scale_ptr, rows, start, K, BLOCK_K, DTYPE)
     else:
         offs = start + tl.arange(0, BLOCK_K)
         w = tl.load(w_ptr + rows[:, None] * K + offs[None, :]).to(DTYPE)
     return w
 
 
+@Kernel
 @triton.jit
 def prompt_embed(
     rows_ptr, token_ptr, code_ptr, out_ptr, begin, end, scale,
@@ -57,9 +59,10 @@ def prompt_embed(
     tl.store(out_ptr + row * DIM + offs, vector, mask=mask)
 
 
+@Kernel
 @triton.jit
 def prompt_linear(
-    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, table_ptr, res_ptr, out_ptr, N,
+    x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, res_ptr, out_ptr, N,
     K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     FORMAT: tl.constexpr, HAS_GATE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RES: tl.constexpr,
 ):  # fmt: skip
@@ -68,7 +71,6 @@ def prompt_linear(
     Args:
         x_ptr: ``[M, K]``, packed; ``M`` is a multiple of ``BLOCK_M``, ``K`` of ``BLOCK_K``.
         w_ptr: ``[N, K]`` in the rows' type or int8 with ``scale_ptr [N]``, or NF4.
-        table_ptr: ``[16]`` float32, the values of NF4.
         res_ptr: ``[M, N]`` added at the end if ``HAS_RES``; may be ``out_ptr``.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
@@ -81,10 +83,10 @@ def prompt_linear(
     acc2 = acc
     for start in range(0, K, BLOCK_K):
         x = tl.load(x_rows + start)
-        w = _weights(w_ptr, scale_ptr, table_ptr, rows, start, K, BLOCK_K, FORMAT, DTYPE)
+        w = _weights(w_ptr, scale_ptr, rows, start, K, BLOCK_K, FORMAT, DTYPE)
         acc = tl.dot(x, tl.trans(w), acc, input_precision="ieee")
         if HAS_GATE:
-            w2 = _weights(w2_ptr, scale2_ptr, table_ptr, rows, start, K, BLOCK_K, FORMAT, DTYPE)
+            w2 = _weights(w2_ptr, scale2_ptr, rows, start, K, BLOCK_K, FORMAT, DTYPE)
             acc2 = tl.dot(x, tl.trans(w2), acc2, input_precision="ieee")
     if FORMAT == 1:
         acc = acc * tl.load(scale_ptr + rows)[None, :]
@@ -102,6 +104,7 @@ def prompt_linear(
     tl.store(out_ptr + places, y, mask=mask_n[None, :])
 
 
+@Kernel
 @triton.jit
 def prompt_heads(
     qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr,
@@ -141,6 +144,7 @@ def prompt_heads(
         tl.store(q_ptr + offs_d[None, :], q.to(DTYPE), mask=is_head)
 
 
+@Kernel
 @triton.jit
 def prompt_attention(
     qkv_ptr, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, slot_ptr, position_ptr, out_ptr,

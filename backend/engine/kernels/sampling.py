@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from backend.engine.kernels.launch import Kernel
+
 GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 MIX_1 = tl.constexpr(0xBF58476D1CE4E5B9)
 MIX_2 = tl.constexpr(0x94D049BB133111EB)
@@ -36,6 +38,7 @@ def _exponential(seed, step, draws):
     return tl.where(w < 0.03125, series, -tl.log(uniform))
 
 
+@Kernel
 @triton.jit
 def draw_codes(
     logits_ptr, slot_ptr, seed_ptr, step_ptr, temperature_ptr, greedy_ptr, top_p_ptr, top_k_ptr,
@@ -105,6 +108,7 @@ def draw_codes(
         tl.store(next_ptr + row * next_stride + offs_d, value, mask=offs_d < DIM)
 
 
+@Kernel
 @triton.jit
 def embed_rows(
     rows_ptr, slot_ptr, token_ptr, code_ptr, out_ptr, begin, end, scale,
@@ -131,6 +135,7 @@ def embed_rows(
     tl.store(out_ptr + row * DIM + offs, tl.where(is_audio, audio, text), mask=mask)
 
 
+@Kernel
 @triton.jit
 def spread_rows(
     x_ptr, out_ptr, out_stride, DIM: tl.constexpr, DIM_P: tl.constexpr, PDL: tl.constexpr
@@ -145,6 +150,7 @@ def spread_rows(
     tl.store(out_ptr + row * out_stride + offs, x, mask=mask)
 
 
+@Kernel
 @triton.jit
 def finish_frame(
     codes_ptr, slot_ptr, pending_ptr, recent_ptr, length_ptr, step_ptr, begin, end, scratch,
