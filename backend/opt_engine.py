@@ -185,6 +185,9 @@ class OptimizedEngine:
         plan = plan_for(settings, precision, directory)
         require_fit(plan, settings.memory_budget_mb, precision.device)
         model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
+        if precision.device.type == "cuda":
+            # what loading needed on the way: slots are too large to fit into it
+            torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
         return cls(model, precision, codec_setup, settings)
 
     @property

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from backend.engine.codec_precision import CodecPrecision
-
-
-_MOST_CUDNN_WORKSPACE_MIB = 64
 
 
 def set_backends(codec: CodecPrecision) -> tuple[str, ...]:
@@ -22,7 +18,6 @@ def set_backends(codec: CodecPrecision) -> tuple[str, ...]:
       all bits: the quantizer's are among them, and a rounded residual picks other codes.
     - ``cudnn.benchmark`` off: references have any length, and each new one would be measured. The
       graphs of the codec, whose shapes are fixed, turn it on while they are captured.
-    - A cap on cuDNN's workspaces: what it tries out while it measures would stay reserved.
 
     Returns:
         What was chosen, for people.
@@ -33,6 +28,5 @@ def set_backends(codec: CodecPrecision) -> tuple[str, ...]:
     torch.backends.cudnn.allow_tf32 = allow_tf32
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    os.environ.setdefault("CUDNN_CONV_WSCAP_DBG", str(_MOST_CUDNN_WORKSPACE_MIB))
     tf32 = "TF32 convolutions" if allow_tf32 else "no TF32"
     return (f"codec: {codec.name}, its encoder fp32 with {tf32}",)

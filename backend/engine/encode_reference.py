@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MOST_EAGER_BYTES = 64 * 2**20
 """Weights up to this size are loaded at start."""
-_CHUNK_FRAMES = {"cpu": 64, "cuda": 128}
+_CHUNK_FRAMES = {"cpu": 64, "cuda": 256}
 """Frames of all recordings of a batch that are worked on at a time, by kind of device. The first
 layers hold 64 float32 channels per sample: 64 frames of S1-mini are 34 MB a tensor. On a CPU that
-is what the caches bear, on a card 128 frames keep it busy."""
+is what the caches bear, on a card 256 frames keep it busy."""
 _CHUNK_FRAMES_ON_HOST = 32
 """The same where the weights stay in the host, which is asked for where memory is short."""
 _MOST_TOGETHER = 8

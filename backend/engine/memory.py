@@ -44,13 +44,17 @@ FREE_SHARE = 0.9
 """Share of the free memory that is planned with when the settings name no budget."""
 POSITION_STEP = 256
 """Proposed values of MAX_SEQ_LEN are multiples of this."""
+SMALL_CHUNK_FRAMES = 8
+"""Proposed value of CHUNK_SIZE; the work of the codec on a card grows with it."""
 _MIB = 1 << 20
 _FLOAT32 = 4
 _LIVE_CODEC_TENSORS = 4
 """Tensors of full rate that a convolution block holds at a time: input, snake, output, sum."""
-_CUDA_LIBRARY_BYTES = 64 * _MIB
-"""Workspaces that the matrix libraries keep."""
-_ON_CARD = {"decode": 12, "encode": 8}
+_CUDA_LIBRARY_BYTES = 96 * _MIB
+"""Workspaces that the matrix libraries keep: one for each stream that they work on."""
+_STEP_BUFFER_BYTES = 48 * _MIB
+"""What the captured steps and prompts keep of their own."""
+_ON_CARD = {"decode": 22, "encode": 8}
 """Tensors of full rate a card keeps room for, measured: what cuDNN needs is among them."""
 
 
@@ -124,7 +128,7 @@ class MemoryPlan:
     @property
     def workspace_bytes(self) -> int:
         """Most that a prefill, a decode of a chunk or an encoding needs while it runs."""
-        libraries = _CUDA_LIBRARY_BYTES if self.on_cuda else 0
+        libraries = _CUDA_LIBRARY_BYTES + _STEP_BUFFER_BYTES if self.on_cuda else 0
         return libraries + max(self._prefill_bytes(), self._codec_work_bytes())
 
     @property
@@ -242,6 +246,9 @@ def fitting_changes(plan: MemoryPlan, budget: int) -> list[str]:
     on_host = replace(plan, is_encoder_on_host=True)
     if plan.on_cuda and not plan.is_encoder_on_host and on_host.total_bytes <= budget:
         changes.append("ENCODER_ON_HOST=true")
+    small = replace(plan, chunk_frames=min(plan.chunk_frames, SMALL_CHUNK_FRAMES))
+    if plan.on_cuda and budget >= small.total_bytes < plan.total_bytes:
+        changes.append(f"CHUNK_SIZE={SMALL_CHUNK_FRAMES}")
     return changes
 
 
