@@ -136,6 +136,9 @@ class OptimizedEngine:
         self._precision = precision
         self._codec_setup = codec_setup
         self._streams = codec_setup.stream_decoder(model.codec, settings.max_slots)
+        if precision.device.type == "cuda":
+            # what loading needed on the way goes back: the slots would not fit into its pieces
+            torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
         device = precision.device
@@ -185,9 +188,6 @@ class OptimizedEngine:
         plan = plan_for(settings, precision, directory)
         require_fit(plan, settings.memory_budget_mb, precision.device)
         model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
-        if precision.device.type == "cuda":
-            # what loading needed on the way: slots are too large to fit into it
-            torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
         return cls(model, precision, codec_setup, settings)
 
     @property
