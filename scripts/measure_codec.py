@@ -31,6 +31,8 @@ from backend.engine.decode_frames import BATCH_BUCKETS, StreamDecoder  # noqa: E
 from backend.models.codec import layers  # noqa: E402
 from backend.models.codec.codec import Codec, CodecParts  # noqa: E402
 from backend.models.codec.config import S1_MINI  # noqa: E402
+from backend.models.codec.fused.decoder import FusedDecoder  # noqa: E402
+from backend.models.codec.fused.network import why_not_fused  # noqa: E402
 from backend.models.codec.rounding import round_weights  # noqa: E402
 
 if TYPE_CHECKING:
@@ -118,11 +120,22 @@ def make_decoder(
     """Give streams over a codec, with graphs where there can be some."""
     graphs = graphs and codec.device.type == "cuda"
     capture = CudaCapture(GraphRoom(codec.device)) if graphs and not args.no_graphs else None
-    decoder = StreamDecoder(codec, num_slots, 32, capture=capture)
+    decoder = StreamDecoder(codec, num_slots, 32, capture=capture, fused=make_fused(args, codec))
     decoder.warm_up()
     while decoder.prepare_one():
         pass
     return decoder
+
+
+def make_fused(args: argparse.Namespace, codec: Codec) -> FusedDecoder | None:
+    """Give the fused decoder where there can be one; the codec keeps its weights."""
+    if args.no_fused or codec.device.type != "cuda" or codec.dtype == torch.float32:
+        return None
+    if why_not_fused(codec) is not None:
+        return None
+    from backend.models.codec.fused.triton_ops import TritonOps
+
+    return FusedDecoder(codec, TritonOps())
 
 
 def measure_rounding(args: argparse.Namespace, device: torch.device) -> dict[str, float]:

@@ -94,7 +94,12 @@ class Settings(BaseSettings):
     `fp32` their convolutions do without TF32 too."""
 
     codec_fused: bool = True
-    """Use the codec's own Triton kernels where Triton is installed. No effect on a CPU."""
+    """Make samples in the codec's own Triton kernels where Triton is installed, `CODEC_PRECISION`
+    is not `fp32` and the card's compute capability is 8.0 or above. No effect on a CPU."""
+
+    codec_fused_encoder: bool = False
+    """Run the encoder of recordings in these kernels as well. Off: their products in TF32 are
+    coarser than the library's, and a third of a recording's codes become others."""
 
     fused_kernels: bool = True
     """Run the transformer's decode step in the project's own Triton kernels where Triton is
@@ -159,8 +164,8 @@ class Settings(BaseSettings):
 
     chunk_size: int = Field(default=32, ge=1, le=512)
     """Most frames of a request that the codec decodes in one go (46 ms a frame for S1-mini). Bounds
-    the codec's memory, and the size of the chunks of a stream once it runs. CUDA graphs are made
-    for up to 32."""
+    the codec's memory, and the size of the chunks of a stream once it runs. Whole files
+    take up to four times as many, at most 128, where the codec runs in fused kernels."""
 
     codec_batching: bool = True
     """Decode the chunks of several requests together. The samples are the same either way; `false`

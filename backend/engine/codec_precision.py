@@ -87,8 +87,7 @@ class FusedChoice:
 
     Attributes:
         decode: Of the decoding half, in half precision; None for the codec's modules.
-        encode: Of the encoder's convolutions; None as above. Never chosen so far: with TF32
-            products too many codes differ from those of exact float32.
+        encode: Of the encoder's convolutions, in float32 with TF32 products; None as above.
         notes: What to tell people about it.
     """
 
@@ -97,8 +96,13 @@ class FusedChoice:
     notes: tuple[str, ...] = ()
 
 
-def find_fused_ops(precision: CodecPrecision) -> FusedChoice:
-    """Give the kernels of the fused codec if this machine can run them."""
+def find_fused_ops(precision: CodecPrecision, *, with_encoder: bool) -> FusedChoice:
+    """Give the kernels of the fused codec if this machine can run them.
+
+    Args:
+        precision: Of the codec.
+        with_encoder: Whether the encoder is wanted, too (``CODEC_FUSED_ENCODER``).
+    """
     device = precision.device
     if device.type != "cuda" or precision.name == "fp32":
         return FusedChoice()
@@ -111,5 +115,7 @@ def find_fused_ops(precision: CodecPrecision) -> FusedChoice:
         return FusedChoice(notes=(f"{_PLAIN}Triton failed ({error})",))
     properties = torch.cuda.get_device_properties(device)
     has_little = getattr(properties, "shared_memory_per_block_optin", 0) < _MUCH_SHARED_BYTES
-    ops = TritonOps(most_stages=2 if has_little else 4)
-    return FusedChoice(decode=ops, notes=("the codec decodes in fused kernels",))
+    stages = 2 if has_little else 4
+    encode = TritonOps(precision="tf32", most_stages=stages) if with_encoder else None
+    note = f"the codec decodes{' and encodes' if with_encoder else ''} in fused kernels"
+    return FusedChoice(TritonOps(most_stages=stages), encode, (note,))

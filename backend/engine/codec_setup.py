@@ -114,7 +114,9 @@ def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
     """Choose by settings and machine, and set PyTorch's process-wide flags."""
     precision = choose_codec_precision(settings.codec_precision, device)
     snake, snake_notes = find_snake_kernel(device) if settings.codec_fused else (None, ())
-    fused = FusedChoice() if snake is None else find_fused_ops(precision)
+    fused = FusedChoice()
+    if snake is not None:
+        fused = find_fused_ops(precision, with_encoder=settings.codec_fused_encoder)
     room = GraphRoom(device) if settings.cuda_graphs and device.type == "cuda" else None
     return CodecSetup(
         precision=precision,

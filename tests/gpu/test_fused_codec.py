@@ -150,7 +150,7 @@ def test_compiling_moves_no_stream():
     assert torch.equal(pool.positions, before.positions)
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-5), ("tf32", 3e-3)])
+@pytest.mark.parametrize(("precision", "bound"), [("ieee", 1e-5), ("tf32", 1e-2)])
 @pytest.mark.parametrize("chunk_frames", [9, 400])
 def test_the_fused_encoder_gives_the_latents_of_the_modules(precision, bound, chunk_frames):
     from backend.models.codec.fused.triton_ops import TritonOps
