@@ -20,7 +20,7 @@ from backend.core.cluster_settings import (
     prepare_ray,
     read_cluster_settings,
 )
-from backend.core.errors import ConfigurationError, SettingsError
+from backend.core.errors import ConfigurationError, SettingsError, TTSError
 from backend.core.model_location import POCKET_MODEL, S1_MINI_MODEL, resolve_model_dir
 from backend.core.settings import Settings, read_settings
 
@@ -30,7 +30,11 @@ import ray  # noqa: E402  # pyright: ignore[reportMissingImports]
 from ray import serve  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from backend.app import EXIT_MISCONFIGURED, create_app  # noqa: E402
-from backend.replicas.deployment import EngineDeployment, engine_options  # noqa: E402
+from backend.replicas.deployment import (  # noqa: E402
+    HEALTH_CHECK_EVERY_S,
+    EngineDeployment,
+    engine_options,
+)
 from backend.replicas.remote_engine import RemoteEngineClient  # noqa: E402
 from backend.replicas.serve_calls import ServeReplicas  # noqa: E402
 from backend.telemetry.logs import setup_logging_of  # noqa: E402
@@ -62,12 +66,26 @@ class ApiDeployment:
     def __init__(self, settings: Settings, engine: Any) -> None:
         self._settings = settings
         self._engine = engine
+        self._served: FastAPI | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Make the app; Serve calls this once, in the replica's process."""
         setup_logging_of(self._settings)
         engine = RemoteEngineClient(partial(ServeReplicas, self._engine))
-        return create_app(self._settings, engine)
+        self._served = create_app(self._settings, engine)
+        return self._served
+
+    async def check_health(self) -> None:
+        """See what other copies did to the voices: Serve asks every copy now and then.
+
+        Voices that cannot be read are no reason to replace a copy that can speak.
+        """
+        if self._served is None:
+            return
+        try:
+            await self._served.state.context.service.voice_service.refresh()
+        except TTSError as error:
+            logger.warning("the voices of other copies cannot be read: %s", error)
 
 
 def build(arguments: Mapping[str, str] | None = None) -> Any:
@@ -91,6 +109,7 @@ def build(arguments: Mapping[str, str] | None = None) -> Any:
         num_replicas=cluster.api_replicas,
         ray_actor_options={"num_cpus": 0},  # its work is small beside the engine's
         max_ongoing_requests=MAX_OPEN_HTTP,
+        health_check_period_s=HEALTH_CHECK_EVERY_S,
         graceful_shutdown_timeout_s=cluster.drain_timeout_s,
         logging_config={"enable_access_log": False},
     )

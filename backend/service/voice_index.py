@@ -142,6 +142,11 @@ class VoiceIndex:
             by_voice.setdefault(row["voice_id"], []).append(_reference_of(row))
         return tuple(_voice_of(row, by_voice.get(row["id"], [])) for row in rows)
 
+    def foreign_version(self) -> int:
+        """Give a number that changes when another process has changed the index."""
+        with _storage_errors(self._path):
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
     def voice(self, voice_id: str) -> StoredVoice | None:
         """Give one voice, or None."""
         with _storage_errors(self._path):

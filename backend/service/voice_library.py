@@ -89,6 +89,7 @@ class VoiceService:
         self._pool = pool
         self._store = VoiceStore(settings.data_dir / STORE_SUBDIR, settings.max_voices)
         self._shelf = VoiceShelf(self._store, pool)
+        self._is_open = False
         self._intake = RecordingIntake(engine, pool, settings)
         self._codes = StoredVoiceCodes(self._store, self._intake, pool, cache, self._shelf.write)
 
@@ -102,9 +103,20 @@ class VoiceService:
         builtin = await self._pool.run(VoiceLibrary.load, self._model_dir, info)
         revision = await self._pool.run(codec_revision, self._model_dir, info)
         await self._shelf.open(builtin.voices, revision)
+        self._is_open = True
+
+    async def refresh(self) -> None:
+        """Show the voices that other processes on the same folder have added or changed.
+
+        Raises:
+            VoiceStorageError: The folder of stored voices cannot be read.
+        """
+        if self._is_open:
+            await self._shelf.refresh()
 
     async def close(self) -> None:
         """Wait for changes that are being written, and close the index."""
+        self._is_open = False
         await self._shelf.close()
 
     @property

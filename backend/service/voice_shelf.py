@@ -55,6 +55,16 @@ class VoiceShelf:
         self.revision = revision
         self._show(*await self._pool.run(lambda: self._seen(self._store.open())))
 
+    async def refresh(self) -> None:
+        """Show what other processes have changed in the store.
+
+        Raises:
+            VoiceStorageError: It cannot be read.
+        """
+        async with self._lock:
+            if await self._pool.run(self._store.has_news):
+                self._show(*await self._pool.run(lambda: self._seen(self._store.all())))
+
     async def close(self) -> None:
         """Wait for changes that are being written, and close the store."""
         await asyncio.gather(*self._writes, return_exceptions=True)

@@ -84,6 +84,7 @@ class VoiceStore:
         self._max_voices = max_voices
         self._blobs = BlobStore(directory / BLOBS_SUBDIR)
         self._index: VoiceIndex | None = None
+        self._seen_version: int | None = None
         self._lock = threading.RLock()
 
     def open(self) -> tuple[StoredVoice, ...]:
@@ -107,12 +108,26 @@ class VoiceStore:
         with self._lock:
             if self._index is not None:
                 self._index.close()
-            self._index = None
+            self._index = self._seen_version = None
 
     def all(self) -> tuple[StoredVoice, ...]:
         """Give all voices by name."""
         with self._lock:
             return () if self._index is None else self._index.voices()
+
+    def has_news(self) -> bool:
+        """Tell whether another process has changed the voices since this was asked last.
+
+        The first answer is True when there are voices: nobody has compared yet.
+
+        Raises:
+            VoiceStorageError: The index cannot be read.
+        """
+        with self._lock:
+            if self._index is None and not (self._directory / INDEX_FILE).exists():
+                return False
+            seen, self._seen_version = self._seen_version, self._opened().foreign_version()
+            return seen != self._seen_version
 
     def add(self, draft: VoiceDraft, references: Sequence[NewReference]) -> StoredVoice:
         """Store a voice.

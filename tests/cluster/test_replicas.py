@@ -71,7 +71,7 @@ def test_a_listener_who_leaves_frees_the_slot(cluster: Cluster) -> None:
     until(lambda: cluster.http.get("/health").json()["queue"]["running"] == 0)
 
 
-def test_recordings_and_errors_come_through(cluster: Cluster) -> None:
+def test_errors_and_calls_to_all_replicas_come_through(cluster: Cluster) -> None:
     refused = cluster.http.post("/tts", json=form("Hello.", voice="nobody"))
     assert refused.status_code == 404
     assert refused.json()["error"]["type"]
@@ -146,6 +146,23 @@ def test_replicas_come_and_go_with_the_streams(run_cluster: RunCluster) -> None:
         until(lambda: len(running.engines()) == 1, child=running.child)
         until(lambda: running.max_running() == 2)
         assert running.http.get("/health/ready").status_code == 200
+
+
+def test_copies_of_the_api_see_each_others_voices(run_cluster: RunCluster) -> None:
+    with run_cluster(1, 2, CLUSTER_API_REPLICAS=2, MAX_JOBS=0) as running:
+        bundle = running.http.get("/voices/ross/export").content
+        added = running.http.post(
+            "/voices/import", files={"file": ("ross.voice", bundle)}, data={"name": "ross-two"}
+        )
+        assert added.status_code == 201, added.text
+
+        def is_known_to_all() -> bool:  # each request goes to one of both
+            asked = [running.http.get("/voices/ross-two").status_code for _ in range(12)]
+            return set(asked) == {200}
+
+        until(is_known_to_all)
+        spoken = running.http.post("/tts", json=form(SENTENCE, voice="ross-two")).content
+        assert_same_speech(spoken, plain_speech(form(SENTENCE)))
 
 
 def test_nothing_stays_behind(run_cluster: RunCluster) -> None:

@@ -282,3 +282,25 @@ def test_the_codecs_name_follows_its_files_and_not_the_precision(tmp_path: Path)
         stream.seek(-1, 2)
         stream.write(b"x")
     assert codec_revision(tmp_path, FAKE_INFO) != first
+
+
+async def test_voices_of_another_process_are_seen_after_a_look(shop: Shop):
+    async with shop.opened() as one, shop.opened() as other:
+        added = await one.add(ADA, [recording()])
+        with pytest.raises(VoiceNotFoundError):
+            await other.get("Ada")
+        await other.refresh()
+        assert (await other.get("Ada")).id == added.voice.id
+        (turn,) = await other.turns(await other.get("Ada"))
+        assert np.array_equal(turn.codes, (await one.turns(added.voice))[0].codes)
+        await one.delete("Ada")
+        await other.refresh()
+        with pytest.raises(VoiceNotFoundError):
+            await other.get("Ada")
+
+
+async def test_a_look_before_the_start_and_after_the_end_opens_nothing(shop: Shop, tmp_path: Path):
+    async with shop.opened() as service:
+        await service.add(ADA, [recording()])
+    await service.refresh()
+    assert service._store._index is None

@@ -335,3 +335,23 @@ def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_one(tmp_path: Path, 
         found.append(voices)
     assert found[0] == before
     assert found[-1] == after
+
+
+def test_what_another_process_changed_is_news_once(tmp_path: Path, store: VoiceStore):
+    assert not store.has_news()  # there is no index yet
+    other = reopened(tmp_path)
+    other.add(ADA, [recording()])
+    assert store.has_news()
+    assert [voice.draft for voice in store.all()] == [ADA]
+    assert not store.has_news()
+    other.add(replace(ADA, name="Bea"), [recording(1)])
+    assert store.has_news()
+    assert not store.has_news()
+    other.close()
+
+
+def test_ones_own_changes_are_no_news(store: VoiceStore):
+    store.add(ADA, [recording()])
+    store.has_news()
+    store.add(replace(ADA, name="Bea"), [recording(1)])
+    assert not store.has_news()
