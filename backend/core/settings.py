@@ -180,7 +180,7 @@ class Settings(BaseSettings):
 
     kv_quantization: Literal["none", "int8", "int4"] = "none"
     """Keys and values of the slots with fewer bits: `int8` halves them against bf16 (1 % error),
-    `int4` takes a quarter (10 %). Only where FUSED_KERNELS run."""
+    `int4` takes a quarter (12 %). Only where FUSED_KERNELS run."""
 
     encoder_on_host: bool = False
     """Keep the encoder of recordings in the host; its layers come to the card one by one while it

@@ -71,9 +71,7 @@ def choose_card_step(
     notes = (f"FUSED_KERNELS: the plain decode step is used, since {reason}",) if reason else ()
     steps = BoundSteps(_plain_maker(decoder), decoder, room)
     if is_fused and reason is None:
-        from backend.engine.kernels.launch import compile_ahead
-
-        steps = BoundSteps(_fused_maker(decoder, model), decoder, room, compile_ahead)
+        steps = BoundSteps(_fused_maker(decoder, model), decoder, room, _compile_chains)
     return CardStep(steps.run, steps.warm_up, notes)
 
 
@@ -160,6 +158,14 @@ def _fused_maker(
         ).run  # fmt: skip
 
     return make
+
+
+def _compile_chains(steps: list[Callable[[], Tensor]]) -> None:
+    """Compile what chains of Triton kernels start; steps of another kind are left alone."""
+    from backend.engine.fused_step import FusedStep
+    from backend.engine.kernels.launch import compile_ahead
+
+    compile_ahead(step for step in steps if type(getattr(step, "__self__", None)) is FusedStep)
 
 
 def _why_not_fused(model: DualAR) -> str | None:
