@@ -62,7 +62,11 @@ class GraphRoom:
         """Run what is inside in this room, too. Nothing that it makes may be used afterwards."""
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool, self.device):
+        with (
+            _no_garbage_collection(),
+            torch.cuda.stream(self._stream),
+            torch.cuda.use_mem_pool(self._pool, self.device),
+        ):
             yield
         current.wait_stream(self._stream)
 
@@ -117,7 +121,7 @@ def captured(step: Callable[[], T], room: GraphRoom) -> Callable[[], T]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A graph that is collected meanwhile would end the capture."""
+    """A graph that is collected meanwhile would end the capture; another room, the process."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
