@@ -45,8 +45,10 @@ BUCKETS = (64, 128, 256, 512)
 """Rows of a batch; more take several batches."""
 BLOCK_Q = 32
 """Rows of one slot that attend together; stretches begin at multiples of it."""
-BLOCK_T = 64
-"""Positions they look at in one go."""
+BLOCK_BYTES = 128
+"""Of a column of keys: positions that they look at in one go, 64 in half precision."""
+HOPPER_SHARED_BYTES = 200 << 10
+"""Room of a program from which on four steps of a product are fetched ahead; else two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class FusedPrefill:
         self._qkv = new((config.n_head + 2 * config.n_local_heads) * config.head_dim)
         self._mixed = new(config.n_head * config.head_dim)
         self._inner = new(config.intermediate_size)
+        self._stages = _stages(self._device, dtype)
         self._bound: dict[int, tuple[Tensor, Callable[[], object]]] = {}
 
     def run_many(self, stretches: Sequence[Stretch]) -> None:
@@ -189,7 +192,8 @@ class FusedPrefill:
         prompt_attention[(num_rows // BLOCK_Q, config.n_head)](
             self._qkv, keys, values, *store.scales_of(layer_idx), slots, positions, self._mixed,
             store.max_positions, keys.shape[1], config.n_head, config.n_local_heads,
-            config.head_dim, BLOCK_Q, BLOCK_T, store.bits, num_warps=4, num_stages=2,
+            config.head_dim, BLOCK_Q, BLOCK_BYTES // self._x.dtype.itemsize, store.bits,
+            num_warps=4, num_stages=2,
         )  # fmt: skip
 
     def _linear(
@@ -207,8 +211,16 @@ class FusedPrefill:
             x, weight, weight2, x if scale is None else scale, x if scale2 is None else scale2,
             x if bias is None else bias, out, out, features, width, TILES.rows,
             TILES.features, block_k, kind, other is not None, bias is not None, is_added,
-            num_warps=TILES.warps, num_stages=4 if x.dtype.itemsize == 2 else 2,
+            num_warps=TILES.warps, num_stages=self._stages,
         )  # fmt: skip
+
+
+def _stages(device: torch.device, dtype: torch.dtype) -> int:
+    """Steps of a product that are fetched ahead: as many as a program has room for."""
+    if device.type != "cuda" or dtype.itemsize > torch.float16.itemsize:
+        return 2
+    room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return 4 if room >= HOPPER_SHARED_BYTES else 2
 
 
 def _stored(layer: nn.Module) -> tuple[Tensor, Tensor | None, int]:
