@@ -103,6 +103,30 @@ def test_a_sequence_in_company_draws_what_it_draws_alone(engine: OptimizedEngine
     assert np.array_equal(np.stack(frames, axis=1), alone)
 
 
+def test_prompts_together_are_spoken_as_alone(engine: OptimizedEngine):
+    voice = Turn("A voice.", speak(engine, DRAWN))
+    asked = [(TEXT, [], DRAWN), ("One.", [voice], DRAWN), (TEXT, [voice, voice], DRAWN)]
+    together = engine.prefill_many(asked)
+    frames = [np.stack(run(engine, slot, 5)) for slot in together]
+    for slot in together:
+        engine.release(slot)
+    for (text, turns, sampling), expected in zip(asked, frames, strict=True):
+        slot = engine.prefill(text, turns, sampling)
+        assert np.array_equal(np.stack(run(engine, slot, 5)), expected)
+        engine.release(slot)
+
+
+def test_one_prompt_without_room_takes_no_slot_for_any(engine: OptimizedEngine):
+    asked = [(TEXT, [], DRAWN), (TEXT * 200, [], DRAWN)]
+    with pytest.raises(PromptTooLongError):
+        engine.prefill_many(asked)
+    with pytest.raises(GenerationError, match="slots are taken"):
+        engine.prefill_many(asked[:1] * (engine.max_slots + 1))
+    slots = engine.prefill_many(asked[:1] * engine.max_slots)
+    for slot in slots:
+        engine.release(slot)
+
+
 def test_streamed_samples_equal_those_of_one_decode(engine: OptimizedEngine):
     codes = speak(engine, DRAWN, num_frames=9)
     whole_slot, slot = engine.open_slot(), engine.open_slot()
