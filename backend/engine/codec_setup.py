@@ -106,7 +106,7 @@ class CodecSetup:
             else:
                 fused.take_weights(codec)
                 return fused
-        _log.warning("the codec decodes in plain PyTorch, not in fused kernels: %s", reason)
+        _log.info("the codec decodes in plain PyTorch, not in fused kernels: %s", reason)
         return None
 
 

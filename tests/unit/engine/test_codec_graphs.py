@@ -16,6 +16,8 @@ from backend.core.contract import FrameChunk
 from backend.engine.codec_graphs import CodecGraphs
 from backend.engine.decode_frames import FRAME_BUCKETS, StreamDecoder
 from backend.models.codec.codec import Codec
+from backend.models.codec.fused.decoder import FusedDecoder
+from backend.models.codec.fused.ops import TorchOps
 from tests.parity.codec_cases import codes_of
 from tests.unit.models.codec_building import tiny_codec
 
@@ -97,6 +99,33 @@ def test_the_row_that_fills_batches_up_may_outlive_the_rotary_table(monkeypatch)
             decoder.release(slot)
     whole = codec.decode_frames(torch.from_numpy(codes).long()[None])[0].numpy()
     assert max(np.abs(samples - whole).max() for samples in heard) <= 1e-6
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_the_fused_decoder_takes_pieces_of_unequal_length_together(captured):
+    codec = tiny_codec()
+    capture = BoundOnCpu()
+    decoder = StreamDecoder(
+        codec, 5, 8, capture=capture if captured else None, fused=FusedDecoder(codec, TorchOps())
+    )
+    prepared(decoder)
+    streams = streams_of(codec, 5, 40)
+    heard: list[list[np.ndarray]] = [[] for _ in streams]
+    ends = [0] * 5
+    for sizes in ([1, 1, 1, 1, 1], [3, 4, 2, 9, 30], [36, 35, 37, 30, 9]):
+        chunks = [
+            FrameChunk(slot, codes[:, end : end + size])
+            for slot, (codes, end, size) in enumerate(zip(streams, ends, sizes, strict=True))
+        ]
+        for parts, samples in zip(heard, decoder.decode(chunks), strict=True):
+            parts.append(samples)
+        ends = [end + size for end, size in zip(ends, sizes, strict=True)]
+    for codes, parts in zip(streams, heard, strict=True):
+        whole = codec.decode_frames(torch.from_numpy(codes).long()[None])[0].numpy()
+        assert np.abs(np.concatenate(parts) - whole).max() <= 1e-6
+    if captured:  # pieces of 3 and 4 frames were one batch, of four times the chunk at most
+        assert (2, 4) in capture.replayed
+        assert max(frames for _, frames in capture.replayed) == 32
 
 
 def test_nothing_is_captured_while_streams_wait(codec):

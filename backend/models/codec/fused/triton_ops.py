@@ -194,6 +194,9 @@ class TritonOps:
     @contextmanager
     def compiling(self) -> Iterator[bool]:
         """See ``FusedOps``: all kernels at once, on all cores."""
+        if not hasattr(triton, "AsyncCompileMode"):  # an old Triton: each when it first runs
+            yield False
+            return
         self._is_compiling = True
         try:
             with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):
