@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 CodecPrecisionName: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
 _AMPERE = (8, 0)
-_MUCH_SHARED_BYTES = 160 * 1024
-"""Shared memory of a program that lets kernels have several loads in flight (A100 and later data
-center cards)."""
+_MUCH_SHARED = {(8, 0), (9, 0), (10, 0), (10, 3)}
+"""Compute capabilities whose programs have 160 KiB of shared memory and more, which lets kernels
+have several loads in flight."""
 _PLAIN = "the codec runs in plain PyTorch, not in fused kernels: "
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -113,9 +113,7 @@ def find_fused_ops(precision: CodecPrecision, *, with_encoder: bool) -> FusedCho
         from backend.models.codec.fused.triton_ops import TritonOps
     except ImportError as error:
         return FusedChoice(notes=(f"{_PLAIN}Triton failed ({error})",))
-    properties = torch.cuda.get_device_properties(device)
-    has_little = getattr(properties, "shared_memory_per_block_optin", 0) < _MUCH_SHARED_BYTES
-    stages = 2 if has_little else 4
+    stages = 4 if capability in _MUCH_SHARED else 2
     encode = TritonOps(precision="tf32", most_stages=stages) if with_encoder else None
     note = f"the codec decodes{' and encodes' if with_encoder else ''} in fused kernels"
     return FusedChoice(TritonOps(most_stages=stages), encode, (note,))
