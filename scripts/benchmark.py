@@ -68,6 +68,7 @@ def settings_of(options: argparse.Namespace, precision: str, quantization: str) 
         encoder_on_host=options.encoder_on_host,
         chunk_size=options.chunk_size,
         prefix_cache_mb=options.prefix_cache_mb,
+        memory_budget_mb=int((options.cap_gb or 0) * 1e9) // _MIB,
     )
 
 
@@ -92,14 +93,14 @@ def model_directory(options: argparse.Namespace, stack: ExitStack) -> Path:
 
 def batches_up_to(most: int) -> list[int]:
     """1, 2, 4 and so on, and ``most`` itself."""
-    powers = [1 << shift for shift in range(most.bit_length()) if 1 << shift <= most]
-    return sorted({*powers, most})
+    return sorted({*(1 << shift for shift in range(most.bit_length())), most})
 
 
 def fit(settings: Settings, directory: Path) -> Settings:
     """Take as many slots as the free memory holds; see ``require_fit`` for none."""
     precision = choose_precision(settings)
-    plan, budget = plan_for(settings, precision, directory), free_budget(precision.device)
+    budget = settings.memory_budget_mb * _MIB or free_budget(precision.device)
+    plan = plan_for(settings, precision, directory)
     slots = settings.max_slots if budget is None else most_slots(plan, budget)
     if 0 < slots < settings.max_slots:
         print(f"memory holds {slots} slots of {settings.max_seq_len} positions, not more")
@@ -190,7 +191,7 @@ def _peak_reserved() -> int | None:
 def cap_memory(options: argparse.Namespace) -> None:
     """Let PyTorch have no more of the card than ``--cap-gb``, as on a small card.
 
-    What the driver keeps for the process (half a GB on an H200) is not part of it.
+    What the driver keeps for the process (0.85 GB on an H200) is not part of it.
 
     Raises:
         ConfigurationError: There is no card.
@@ -215,7 +216,7 @@ def _varied() -> tuple[str, ...]:
     return (
         *("model", "device", "mixed_precision", "quantization"),
         *("cpu_threads", "max_seq_len", "max_slots", "kv_quantization", "host_embeddings"),
-        *("encoder_on_host", "chunk_size", "prefix_cache_mb"),
+        *("encoder_on_host", "chunk_size", "prefix_cache_mb", "memory_budget_mb"),
     )
 
 
@@ -357,8 +358,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--host-embeddings", choices=tuple(HOST_TABLES), default="text", help="as the setting")
     add("--encoder-on-host", action="store_true", help="as the setting")
-    add("--chunk-size", type=int, default=32, help="as the setting")
-    add("--prefix-cache-mb", type=int, default=128, help="as the setting")
+    for name, default in (("--chunk-size", 32), ("--prefix-cache-mb", 128)):
+        add(name, type=int, default=default, help="as the setting")
     add("--cap-gb", type=float, help="memory of the card that may be used, in GB")
     add("--against-reference", type=Path, metavar="PYTHON", help="of the official package")
     add("--compile-reference", action="store_true", help="with its torch.compile (minutes)")
