@@ -37,3 +37,19 @@ def test_listeners_hear_what_they_asked_for(tmp_path: Path):
         assert level["server_metrics"]["requests"]["in_progress"] == 0
     counted = report["levels"][-1]["server_metrics"]["requests"]["by_status"]
     assert counted["ok"] == 2 * (REQUESTS + 1)  # and a warm-up each
+
+
+def test_the_measurement_of_a_card_runs_on_a_cpu_as_well(tmp_path: Path):
+    record = tmp_path / "card.json"
+    command = [
+        sys.executable, "scripts/load_card.py", "--model", "pocket", "--cases", "one",
+        "--frames", str(FRAMES // 4), "--record", str(record),
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout.splitlines()[-1])
+    assert report == json.loads(record.read_text())
+    [level] = report["levels"]
+    assert (level["case"], level["errors"]) == ("one", {})
+    assert level["completed"] == level["requests"] == 20
+    assert level["stages_s"]["semantic"] > 0
