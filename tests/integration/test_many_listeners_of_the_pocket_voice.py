@@ -27,10 +27,15 @@ def ask(idx: int) -> dict[str, object]:
 
 @pytest.mark.timeout(300)
 async def test_eight_listeners_hear_what_each_hears_alone(tmp_path: Path):
-    settings = Settings(  # pyright: ignore[reportCallIssue]
-        _env_file=None, device="cpu", cpu_threads=1, data_dir=tmp_path, max_slots=8, cache_limit=0,
+    settings = Settings(
+        _env_file=None,  # pyright: ignore[reportCallIssue]
+        device="cpu",
+        cpu_threads=1,
+        data_dir=tmp_path,
+        max_slots=8,
+        cache_limit=0,
         engine_isolation="thread",
-    )  # fmt: skip
+    )
     app = create_app(settings)
     async with (
         serve(app) as address,
