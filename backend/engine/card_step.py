@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SHORTEST_BOUND = 256
 HOPPER = (9, 0)
 AMPERE = (8, 0)
+RESIDENT_ROWS = 16
+"""Rows up to which resident kernels are faster than a chain of kernels: measured on an H200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ def bound_of(length: int, max_positions: int) -> int:
 
 
 def choose_card_step(
-    decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool
-) -> CardStep:
+    decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
+    is_resident: bool = True,
+) -> CardStep:  # fmt: skip
     """Choose how steps run on the card that ``model`` is on.
 
     Args:
@@ -65,13 +68,19 @@ def choose_card_step(
         model: Its network, with its tokens bound.
         room: Where graphs are captured; None runs the same steps eagerly.
         is_fused: The setting ``FUSED_KERNELS``.
+        is_resident: The setting ``RESIDENT_KERNELS``.
     """
     decoder = replace(decoder, attention=MaskedAttention)
     reason = _why_not_fused(model) if is_fused else None
     notes = (f"FUSED_KERNELS: the plain decode step is used, since {reason}",) if reason else ()
     steps = BoundSteps(_plain_maker(decoder), decoder, room)
     if is_fused and reason is None:
-        steps = BoundSteps(_fused_maker(decoder, model), decoder, room, _compile_chains)
+        why_not = _why_not_resident(decoder, model) if is_resident else "they are off"
+        if is_resident and why_not and _capability(decoder) == HOPPER:
+            notes = (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
+        boundless = 0 if why_not else RESIDENT_ROWS
+        make = _fused_maker(decoder, model, boundless)
+        steps = BoundSteps(make, decoder, room, _compile_chains, boundless_rows=boundless)
     return CardStep(steps.run, steps.warm_up, notes)
 
 
@@ -83,6 +92,7 @@ class BoundSteps:
         decoder: Whose slots they are.
         room: Where the bound steps are captured; None leaves them as they are.
         compile_ahead: Compiles what bound steps start, without starting it.
+        boundless_rows: Steps of up to so many rows serve any length.
     """
 
     def __init__(
@@ -91,7 +101,10 @@ class BoundSteps:
         decoder: FrameDecoder,
         room: GraphRoom | None,
         compile_ahead: Callable[[list[Callable[[], Tensor]]], None] = lambda _: None,
+        *,
+        boundless_rows: int = 0,
     ) -> None:
+        self._boundless_rows = boundless_rows
         self._make = make
         self._store = decoder.store
         self._room = room
@@ -105,7 +118,7 @@ class BoundSteps:
 
     def run(self, slot_ids: Tensor, plan: StepPlan) -> Tensor:
         """As ``FrameDecoder.step``. The codes are valid until the next run of any step."""
-        key = StepPlan(slot_ids.shape[0], plan.length_bound)
+        key = self._key(slot_ids.shape[0], plan.length_bound)
         if key not in self._steps:
             ids, step = self._bind(key)
             self._steps[key] = ids, self._captured(step)
@@ -120,13 +133,16 @@ class BoundSteps:
             longest = bounds[-1] + 1 if bounds else 1
             bounds.append(bound_of(longest, self._store.max_positions))
         most = next(size for size in CARD_BATCH_SIZES if size >= max_rows)
-        keys = [
-            StepPlan(size, bound) for size in CARD_BATCH_SIZES for bound in bounds if size <= most
-        ]
+        sizes = [size for size in CARD_BATCH_SIZES if size <= most]
+        keys = dict.fromkeys(self._key(size, bound) for size in sizes for bound in bounds)
         made = {key: self._bind(key) for key in keys if key not in self._steps}
         self._compile_ahead([step for _, step in made.values()])
         for key, (ids, step) in made.items():
             self._steps[key] = ids, self._captured(step)
+
+    def _key(self, num_rows: int, bound: int) -> StepPlan:
+        is_boundless = num_rows <= self._boundless_rows
+        return StepPlan(num_rows, self._store.max_positions if is_boundless else bound)
 
     def _bind(self, key: StepPlan) -> tuple[Tensor, Callable[[], Tensor]]:
         ids = self._store.lengths.new_full((key.num_rows,), self._store.scratch_slot)
@@ -145,17 +161,18 @@ def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable
 
 
 def _fused_maker(
-    decoder: FrameDecoder, model: DualAR
+    decoder: FrameDecoder, model: DualAR, resident_rows: int
 ) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:
     from backend.engine.fused_step import FusedStep
+    from backend.engine.resident_step import ResidentStep
 
-    has_pdl = torch.cuda.get_device_capability(decoder.store.lengths.device) >= HOPPER
+    has_pdl = _capability(decoder) >= HOPPER
+    parts = (model, decoder.sizes, decoder.store, decoder.state)
 
     def make(slot_ids: Tensor, plan: StepPlan) -> Callable[[], Tensor]:
-        return FusedStep(
-            model, decoder.sizes, decoder.store, decoder.state, slot_ids, plan.length_bound,
-            has_pdl=has_pdl,
-        ).run  # fmt: skip
+        if plan.num_rows <= resident_rows:
+            return ResidentStep(*parts, slot_ids, has_pdl=has_pdl).run
+        return FusedStep(*parts, slot_ids, plan.length_bound, has_pdl=has_pdl).run
 
     return make
 
@@ -166,6 +183,16 @@ def _compile_chains(steps: list[Callable[[], Tensor]]) -> None:
     from backend.engine.kernels.launch import compile_ahead
 
     compile_ahead(step for step in steps if type(getattr(step, "__self__", None)) is FusedStep)
+
+
+def _capability(decoder: FrameDecoder) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(decoder.store.lengths.device)
+
+
+def _why_not_resident(decoder: FrameDecoder, model: DualAR) -> str | None:
+    from backend.engine.resident_step import why_not_resident
+
+    return why_not_resident(model, decoder.sizes, decoder.store)
 
 
 def _why_not_fused(model: DualAR) -> str | None:

@@ -53,6 +53,9 @@ class FusedStep:
         has_pdl: Whether kernels may start before the one in front has ended (Hopper and later).
     """
 
+    lets_early = False
+    """Whether a draw may be overtaken: only where the next kernel waits before it reads."""
+
     def __init__(
         self, model: DualAR, sizes: FrameSizes, store: KVStore, state: SlotState,
         slot_ids: Tensor, length_bound: int, *, has_pdl: bool,
@@ -106,12 +109,22 @@ class FusedStep:
             ``[B, K]`` int64, the same tensor every time; column 0 is ``num_semantic`` at the end.
         """
         self._embed()
+        self._slow_pass()
+        self._draw(0, self._logits, self._fast_x[1:], 2 * self._config.fast_dim)
+        self._fast_passes()
+        self._finish()
+        return self.codes
+
+    def _slow_pass(self) -> None:
+        """All slow layers; leaves the semantic logits, and hidden states for the fast pass."""
         for layer_idx, layer in enumerate(self._model.layers):
             self._slow_layer(layer_idx, layer)
         # the head's norm also ends the last layer's sum, so it comes before the fast transformer
         self._linear(self._x, self._model.semantic_head, self._logits, norm=self._model.norm.weight)
         self._enter_fast()
-        self._draw(0, self._logits, self._fast_x[1:], 2 * self._config.fast_dim)
+
+    def _fast_passes(self) -> None:
+        """All residual codes."""
         self._fast_pass(0)
         self._draw(1, self._fast_logits, self._fast_x, self._config.fast_dim)
         for position in range(2, self._config.num_codebooks):
@@ -119,8 +132,6 @@ class FusedStep:
             is_last = position == self._config.num_codebooks - 1
             self._draw(position, self._fast_logits, None if is_last else self._fast_x,
                        self._config.fast_dim)  # fmt: skip
-        self._finish()
-        return self.codes
 
     def _choose_splits(self, max_length: int) -> tuple[int, int]:
         """Positions of a split and how many splits: enough programs to fill the card, no more."""
@@ -138,7 +149,8 @@ class FusedStep:
             self._state.pending, self._slots, model.embeddings.weight,
             model.codebook_embeddings.weight, self._x, begin, begin + self._sizes.num_semantic,
             scale, config.num_codebooks, config.codebook_size, config.dim,
-            triton.next_power_of_2(config.dim), self._pdl, **self._launch,
+            triton.next_power_of_2(config.dim), self._pdl, self.lets_early,
+            **self._launch,
         )  # fmt: skip
 
     def _slow_layer(self, layer_idx: int, layer: TransformerBlock) -> None:
@@ -235,7 +247,7 @@ class FusedStep:
             sum(sizes.draws[:codebook]), codebook, stride, limit,
             triton.next_power_of_2(logits.shape[1]), config.num_codebooks, state.recent.shape[2],
             config.fast_dim, triton.next_power_of_2(config.fast_dim), following is not None,
-            self._pdl, num_warps=8 if codebook == 0 else 4, **self._launch,
+            self._pdl, self.lets_early, num_warps=8 if codebook == 0 else 4, **self._launch,
         )  # fmt: skip
 
     def _finish(self) -> None:

@@ -60,7 +60,7 @@ def choose_steps(
         sizes: Of a frame.
         store: Keys and values of the slots.
         state: What else the slots keep.
-        settings: ``CPU_FAST_LINEAR`` and ``FUSED_KERNELS`` count.
+        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS`` and ``RESIDENT_KERNELS`` count.
         room: Where graphs are captured, or None.
     """
     device = store.lengths.device
@@ -71,7 +71,10 @@ def choose_steps(
     decoder = FrameDecoder(module_ops(model), sizes, store, state)
     if device.type == "cpu":
         return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
-    card = choose_card_step(decoder, model, room=room, is_fused=settings.fused_kernels)
+    card = choose_card_step(
+        decoder, model, room=room, is_fused=settings.fused_kernels,
+        is_resident=settings.resident_kernels,
+    )  # fmt: skip
     return Steps(
         card.run,
         card.warm_up,

@@ -75,7 +75,9 @@ class Room:
 
     def card_step(self, *, has_graphs: bool = True, is_fused: bool = True) -> CardStep:
         room = GraphRoom(self.store.lengths.device) if has_graphs else None
-        return choose_card_step(self.decoder, self.model, room=room, is_fused=is_fused)
+        return choose_card_step(
+            self.decoder, self.model, room=room, is_fused=is_fused, is_resident=False
+        )
 
     def frames(
         self, step: CardStep, slots: list[int], num_frames: int = NUM_FRAMES

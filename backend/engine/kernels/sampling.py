@@ -45,12 +45,12 @@ def draw_codes(
     penalty_ptr, window_ptr, min_step_ptr, recent_ptr, codes_ptr, embedding_ptr, next_ptr,
     N, logits_stride, first_draw, codebook, next_stride, codes_limit,
     NP: tl.constexpr, K: tl.constexpr, W: tl.constexpr, DIM: tl.constexpr, DIM_P: tl.constexpr,
-    HAS_NEXT: tl.constexpr, PDL: tl.constexpr,
+    HAS_NEXT: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Draw one code a row and look up the next input of the fast transformer.
 
-    No kernel behind this one starts before it has ended (there is no early launch), so whatever
-    was written before is there for all that follow.
+    Without ``EARLY`` no kernel behind this one starts before it has ended, so whatever was written
+    before is there for all that follow.
 
     Args:
         logits_ptr: ``[B, N]``, ``logits_stride`` apart.
@@ -62,6 +62,8 @@ def draw_codes(
         first_draw: Counter of this codebook's first noise value inside a frame.
     """
     if PDL:
+        if EARLY:
+            gdc_launch_dependents()
         gdc_wait()
     row = tl.program_id(0)
     slot = tl.load(slot_ptr + row)
@@ -113,10 +115,12 @@ def draw_codes(
 def embed_rows(
     rows_ptr, slot_ptr, token_ptr, code_ptr, out_ptr, begin, end, scale,
     K: tl.constexpr, CODES: tl.constexpr, DIM: tl.constexpr, DIM_P: tl.constexpr,
-    PDL: tl.constexpr,
+    PDL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Input vectors ``[B, DIM]`` of the rows ``[slots, 1 + K]`` that wait in the slots."""
     if PDL:
+        if EARLY:
+            gdc_launch_dependents()
         gdc_wait()
     DTYPE: tl.constexpr = out_ptr.dtype.element_ty
     row = tl.program_id(0)
