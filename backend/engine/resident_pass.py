@@ -147,9 +147,9 @@ class PassSizes:
             return "its layers do not divide among the multiprocessors"
         if any(width % step for width in (block.dim, mixed, block.intermediate_size)):
             return "its widths do not divide among the warps"
-        rest = self.num_logits - self.head_tiles * 8 * count
-        if self.num_logits < 8 * count or rest % (8 * count) > 16 * count:
-            return "its head has too few rows"
+        whole = (16 if self.num_logits >= 16 * count else 8) * count
+        if self.num_logits < 8 * count or (not self.is_slow and self.num_logits % whole):
+            return "its head does not divide among the multiprocessors"
         share = block.n_head // block.n_local_heads
         if self.is_slow and share * block.head_dim != NUM_THREADS:
             return "its head groups are not 256 wide"
