@@ -59,7 +59,7 @@ def bound_of(length: int, max_positions: int) -> int:
 
 def choose_card_step(
     decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
-    is_resident: bool = True,
+    is_resident: bool = False,
 ) -> CardStep:  # fmt: skip
     """Choose how steps run on the card that ``model`` is on.
 
