@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from backend.serving.sequence import Sequence
 
 MAX_SHARE = 0.8
-"""Of the time, that keeping all listeners supplied may take: the rest is for prefills."""
+"""Of the time, that all streams may take, their prompts included: the rest is for bursts, and for
+what is not measured (the service's own work, other programs)."""
+
+SHORTEST_TURN_S = 2.0
+"""A listener asks again after this time at the earliest, however short the speech."""
 
 MIN_SPARE = 0.05
 """Of the time, that is assumed to be left for prefills even when nothing is."""
@@ -37,7 +41,8 @@ class Forecast:
     Attributes:
         ttfa_s: From submission to the first sound.
         total_s: From submission to the end.
-        share: Of the time, that supplying it and all present listeners would take.
+        share: Of the time, that it and all present listeners would take: to be supplied, and to
+            have a prompt read as often as they have heard their speech to its end.
         retry_after_s: Until a present stream ends, as far as one can tell.
         is_idle: Whether nobody else is there.
     """
@@ -65,8 +70,8 @@ def forecast(
     max_slots: int,
 ) -> Forecast:
     """Expect what becomes of ``sequence`` behind ``waiting`` and ``running``."""
-    streams = sum(s.playback is not None for s in running)
-    streams += sum(s.playback is not None for s in waiting)
+    present = [s for s in (*running, *waiting) if s.playback is not None]
+    streams = len(present)
     supply_s = cost.sustained_s(max(1, min(streams, max_slots)))
     spare = max(MIN_SPARE, 1 - supply_s / cost.frame_s) if streams else 1.0
     ahead = [s for s in waiting if s.due_at <= sequence.due_at]
@@ -82,7 +87,8 @@ def forecast(
     return Forecast(
         ttfa_s=ttfa_s,
         total_s=ttfa_s + sequence.num_expected * max(pace_s, cost.round_s(max_slots)),
-        share=cost.sustained_s(streams + 1) / cost.frame_s,
+        share=cost.sustained_s(streams + 1) / cost.frame_s
+        + sum(_prompt_share(s, cost) for s in (*present, sequence)),
         retry_after_s=lasting_s[0] if lasting_s else 0.0,
         is_idle=not waiting and not running,
     )
@@ -118,6 +124,11 @@ def time_limit_s(expected: Forecast, limits: SchedulerLimits) -> float:
 
 def _prefill_s(sequence: Sequence, cost: CostModel) -> float:
     return cost.prefill.predict(sequence.num_positions) if sequence.request.codes is None else 0.0
+
+
+def _prompt_share(sequence: Sequence, cost: CostModel) -> float:
+    """Share of the time for prompts like this one's, if its listener goes on asking."""
+    return _prefill_s(sequence, cost) / max(SHORTEST_TURN_S, sequence.num_expected * cost.frame_s)
 
 
 def _slot_wait_s(lasting_s: list[float], queued_s: list[float], num_behind: int) -> float:

@@ -32,6 +32,9 @@ COLD_FACTOR = 2.5
 """A first reading so many times as dear as one that follows was cold, and is forgotten. (Sizes that
 share an average differ by less than 2.)"""
 
+MAX_CODEC_FRAMES = 2.0
+"""One codec call takes at most about so many frames' durations while streams are heard."""
+
 FIRST_FRAMES = (1, 2, 4, 8)
 """Choices for a stream's first chunk."""
 
@@ -97,10 +100,16 @@ class CostCurve:
             return costs[-1] + max(0.0, slope) * (size - sizes[-1])
         return costs[idx - 1] + slope * (size - sizes[idx - 1])
 
-    def least_rate(self) -> float:
-        """Seconds per unit at the size where a unit is cheapest; 0 while nothing is known."""
+    def least_rate(self, max_cost_s: float) -> float:
+        """Seconds per unit at the size where a unit is cheapest; 0 while nothing is known.
+
+        Sizes that cost more than ``max_cost_s`` are left out, the smallest excepted: what is never
+        used is never measured again, and its figure is that of the idle machine at the start.
+        """
         pairs = zip(self._costs, self._sizes, strict=True)
-        return min((cost / size for cost, size in pairs), default=0.0)
+        rates = [cost / size for idx, (cost, size) in enumerate(pairs)
+                 if idx == 0 or cost <= max_cost_s]  # fmt: skip
+        return min(rates, default=0.0)
 
 
 class CostModel:
@@ -134,7 +143,8 @@ class CostModel:
 
     def sustained_s(self, rows: int) -> float:
         """Expect seconds for one frame of each of ``rows`` once chunks are large."""
-        return self.step.predict(rows) + rows * self.codec.least_rate()
+        rate_s = self.codec.least_rate(MAX_CODEC_FRAMES * self.frame_s)
+        return self.step.predict(rows) + rows * rate_s
 
     def first_frames(self, rows: int) -> int:
         """Give the size of a stream's first chunk among ``rows`` streams.

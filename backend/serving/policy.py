@@ -11,6 +11,8 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
+from backend.serving.cost_model import MAX_CODEC_FRAMES
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -53,9 +55,6 @@ FILE_CHUNK_S = 2.0
 
 FILE_ADMISSION_S = 5.0
 """A whole file that has waited so long for a slot goes before streams that come now."""
-
-MAX_CODEC_FRAMES = 2.0
-"""One codec call takes at most about so many frames' durations while streams are heard."""
 
 LOOK_AHEAD = 8
 """So many of the waiting are tried when the first one's prefill does not fit."""

@@ -49,7 +49,9 @@ def test_costs_are_interpolated_and_grow_beyond_what_is_known():
     curve.observe(32, 0.014)
     assert curve.predict(20) == pytest.approx(0.011)
     assert curve.predict(64) == pytest.approx(0.022)
-    assert curve.least_rate() == pytest.approx(0.014 / 32)
+    assert curve.least_rate(1.0) == pytest.approx(0.014 / 32)
+    assert curve.least_rate(0.01) == pytest.approx(0.008 / 8)  # 32 are too many for one call
+    assert curve.least_rate(0.001) == pytest.approx(0.008 / 8)
 
 
 def test_dearer_readings_count_at_once_and_a_hiccup_only_in_part():
