@@ -135,7 +135,7 @@ class OptimizedEngine:
         self._model = model
         self._precision = precision
         self._codec_setup = codec_setup
-        self._streams = codec_setup.stream_decoder(model.codec, settings.max_slots)
+        self._streams, stream_notes = codec_setup.stream_decoder(model.codec, settings.max_slots)
         if precision.device.type == "cuda":
             # what loading needed on the way goes back: the slots would not fit into its pieces
             torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
@@ -170,7 +170,8 @@ class OptimizedEngine:
             self._steps.bound_of,
         )  # fmt: skip
         self._notes = (
-            *precision.notes, *nf4_notes, *kv_notes, *self._steps.notes, *codec_setup.notes,
+            *precision.notes, *nf4_notes, *kv_notes, *self._steps.notes,
+            *codec_setup.notes, *stream_notes,
         )  # fmt: skip
         self._info = self._describe()
         self._timings: tuple[StageTiming, ...] = ()

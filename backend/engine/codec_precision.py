@@ -88,7 +88,7 @@ class FusedChoice:
     Attributes:
         decode: Of the decoding half, in half precision; None for the codec's modules.
         encode: Of the encoder's convolutions, in float32 with TF32 products; None as above.
-        notes: What to tell people about it.
+        notes: Why there are none, for people.
     """
 
     decode: FusedOps | None = None
@@ -115,5 +115,4 @@ def find_fused_ops(precision: CodecPrecision, *, with_encoder: bool) -> FusedCho
         return FusedChoice(notes=(f"{_PLAIN}Triton failed ({error})",))
     stages = 4 if capability in _MUCH_SHARED else 2
     encode = TritonOps(precision="tf32", most_stages=stages) if with_encoder else None
-    note = f"the codec decodes{' and encodes' if with_encoder else ''} in fused kernels"
-    return FusedChoice(TritonOps(most_stages=stages), encode, (note,))
+    return FusedChoice(TritonOps(most_stages=stages), encode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from backend.engine.codec_graphs import Capture
     from backend.models.codec.codec import Codec
     from backend.models.codec.layers import SnakeKernel
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +79,25 @@ class CodecSetup:
             is_on_host=self.is_encoder_on_host, room=self.room, fused_ops=self.fused.encode,
         )  # fmt: skip
 
-    def stream_decoder(self, codec: Codec, num_slots: int) -> StreamDecoder:
+    def stream_decoder(self, codec: Codec, num_slots: int) -> tuple[StreamDecoder, tuple[str, ...]]:
         """Give ``num_slots`` streams over a codec that ``load_decoder`` loaded.
 
         The fused decoder takes the weights of the codec, which cannot decode by itself then.
-        """
-        return StreamDecoder(
-            codec, num_slots, self.max_frames,
-            batching=self.batching, capture=self.capture, fused=self._fused_decoder(codec),
-        )  # fmt: skip
 
-    def _fused_decoder(self, codec: Codec) -> FusedDecoder | None:
+        Returns:
+            The streams, and what they run on, for people.
+        """
+        fused, notes = self._fused_decoder(codec)
+        streams = StreamDecoder(
+            codec, num_slots, self.max_frames,
+            batching=self.batching, capture=self.capture, fused=fused,
+        )  # fmt: skip
+        return streams, notes
+
+    def _fused_decoder(self, codec: Codec) -> tuple[FusedDecoder | None, tuple[str, ...]]:
         """Make the fused decoder and decode one frame with it; None where that is impossible."""
         if self.fused.decode is None:
-            return None
+            return None, ()
         reason = why_not_fused(codec)
         if reason is None:
             fused = FusedDecoder(codec, self.fused.decode)
@@ -105,9 +107,8 @@ class CodecSetup:
                 reason = f"Triton failed ({error})"
             else:
                 fused.take_weights(codec)
-                return fused
-        _log.info("the codec decodes in plain PyTorch, not in fused kernels: %s", reason)
-        return None
+                return fused, ("the codec decodes in fused kernels",)
+        return None, (f"the codec decodes in plain PyTorch, not in fused kernels: {reason}",)
 
 
 def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:

@@ -154,11 +154,25 @@ class ReferenceEncoder:
         if self._is_on_host:
             stream_from_host(codec, _STREAMED, self._device)
         codec.use_snake_kernel(self._snake)
-        if self._fused_ops is not None and why_encoder_not_fused(codec) is None:
-            fused = FusedEncoder(codec, self._fused_ops, takes_weights=True)
-            fused.compile_for(_COMPILED)
-            codec.fused_encoder = fused
+        if self._fused_ops is not None:
+            _use_fused(codec, self._fused_ops)
         if self.num_bytes > MOST_EAGER_BYTES:
             _log.info("the codec's encoder is loaded (%d MiB)", self.num_bytes // 2**20)
         self._codec = codec
         return codec
+
+
+def _use_fused(codec: Codec, ops: FusedOps) -> None:
+    """Let a codec encode in fused operations where that is possible."""
+    reason = why_encoder_not_fused(codec)
+    if reason is None:
+        fused = FusedEncoder(codec, ops)
+        try:
+            fused.compile_for(_COMPILED)
+        except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
+            reason = f"Triton failed ({error})"
+        else:
+            fused.take_weights()
+            codec.fused_encoder = fused
+            return
+    _log.warning("CODEC_FUSED_ENCODER: the encoder runs in plain PyTorch, since %s", reason)

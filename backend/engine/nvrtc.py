@@ -133,13 +133,24 @@ def compiled(source: str, defines: Mapping[str, int], device: torch.device) -> b
             return kept.read_bytes()
         image = _compile(source, options)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            file.write(image)
-        Path(file.name).replace(kept)
+        _write_whole(kept, image)
     except (OSError, NoHomeError) as error:
         _log.info("compiled kernels are not kept: %s", error)
         image = image or _compile(source, options)
     return image
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all; starts at the same time do no harm."""
+    file = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115 - see below
+    written = Path(file.name)
+    try:
+        with file:
+            file.write(content)
+        written.replace(path)
+    except OSError:
+        written.unlink(missing_ok=True)
+        raise
 
 
 def _cache_folder() -> Path:

@@ -221,7 +221,10 @@ class RemoteEngineClient:
 
     async def _watch(self) -> None:
         while True:
-            self._take(await self._connected().reports())
+            try:
+                self._take(await self._connected().reports())
+            except Exception:  # the boundary that keeps the watch going
+                logger.exception("the replicas could not be asked how they are")
             await asyncio.sleep(ASK_EVERY_S if self._reports else ASK_AT_FIRST_EVERY_S)
 
     def _take(self, reports: Sequence[ReplicaReport]) -> None:

@@ -1,6 +1,6 @@
 """Packed weights: plain layers' numbers, the same bits in every batch, and no silence."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,18 +30,7 @@ GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
 SHAPES = [(320, 960), (320, 1536), (768, 320), (256, 512)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_no_gradients() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model() -> DualAR:
-    return load_dual_ar(POCKET, "cpu", torch.float32)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_gradients")
 
 
 def half_weight(width: int, num_out: int) -> Tensor:

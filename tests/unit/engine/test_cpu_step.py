@@ -19,7 +19,6 @@ from backend.engine.cpu_step import PackedFrameDecoder
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.prefill import prefill_prompt
 from backend.engine.steps import choose_steps
-from backend.models.checkpoint import load_dual_ar
 from backend.models.config import DualARConfig
 from backend.models.dual_ar import DualAR
 from backend.models.prompt import build_prompt
@@ -27,8 +26,6 @@ from backend.models.tokenizer import Tokenizer
 from tests.decoding import new_decoder, step_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from tests.decoding import Decoder
@@ -52,18 +49,7 @@ TINY = DualARConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_no_gradients() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model() -> DualAR:
-    return load_dual_ar(POCKET, "cpu", torch.float32)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_gradients")
 
 
 @pytest.fixture(scope="module")

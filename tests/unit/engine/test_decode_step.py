@@ -1,6 +1,5 @@
 """The decode step: a row in a batch is the row alone, and both ways to attend agree."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from backend.engine.attention import AttentionKind, MaskedAttention, RowAttentio
 from backend.engine.compute import choose_compute
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.prefill import prefill_prompt
-from backend.models.checkpoint import load_dual_ar
 from backend.models.dual_ar import DualAR
 from backend.models.prompt import build_prompt
 from backend.models.tokenizer import Tokenizer
@@ -32,18 +30,7 @@ MIXED = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_no_gradients() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model() -> DualAR:
-    return load_dual_ar(POCKET, "cpu", torch.float32)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_gradients")
 
 
 def begin(model: DualAR, decoder: FrameDecoder, slot: int, which: int, params: SamplingParams):

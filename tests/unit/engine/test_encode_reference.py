@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from backend.core.errors import CheckpointMismatchError
 from backend.engine import encode_reference, host_weights
 from backend.engine.encode_reference import ReferenceEncoder
+from backend.models.codec.fused.ops import TorchOps
 from backend.models.codec.weights import load_codec
 from tests.parity.codec_cases import recording
 
@@ -57,6 +59,22 @@ def test_the_steps_do_not_change_the_codes(encoder, monkeypatch):
     codes = encoder.encode(samples)
     monkeypatch.setitem(encode_reference._CHUNK_FRAMES, "cpu", 7)
     assert np.array_equal(encoder.encode(samples), codes)
+
+
+class BrokenOps(TorchOps):
+    """Kernels that this machine cannot compile."""
+
+    def compiling(self) -> NoReturn:
+        raise RuntimeError("no compiler")
+
+
+def test_kernels_that_fail_are_told_and_not_used(encoder, monkeypatch, caplog):
+    monkeypatch.setattr(encode_reference, "why_encoder_not_fused", lambda _: None)
+    samples = samples_of(9_000)
+    fallen_back = ReferenceEncoder(POCKET, CPU, fused_ops=BrokenOps())
+    assert "CODEC_FUSED_ENCODER" in caplog.text
+    assert "no compiler" in caplog.text
+    assert np.array_equal(fallen_back.encode(samples), encoder.encode(samples))
 
 
 def test_a_small_encoder_is_loaded_at_once(encoder):

@@ -43,3 +43,16 @@ def test_without_a_folder_a_kernel_is_compiled_at_every_start(
     for count in (1, 2):
         assert nvrtc.compiled("text", {}, CARD) == b"code"
         assert len(compilations) == count
+
+
+@pytest.mark.usefixtures("compilations")
+def test_a_kernel_that_cannot_be_kept_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(f"{path} cannot become {target}")
+
+    monkeypatch.setattr(nvrtc, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert nvrtc.compiled("text", {}, CARD) == b"code"
+    assert list(tmp_path.iterdir()) == []

@@ -183,7 +183,9 @@ def test_the_fused_encoder_is_the_encoder(chunk_frames, takes_weights):
     codec = tiny_codec()
     samples = torch.stack((recording(5000)[0], recording(10_000)[0, 5000:]))
     codes, latents = latents_of(codec, samples, 200)
-    codec.fused_encoder = FusedEncoder(codec, TorchOps(), takes_weights=takes_weights)
+    codec.fused_encoder = fused_encoder = FusedEncoder(codec, TorchOps())
+    if takes_weights:
+        fused_encoder.take_weights()
     fused_codes, fused = latents_of(codec, samples, chunk_frames)
     assert (fused - latents).norm() <= 1e-5 * latents.norm()
     assert torch.equal(fused_codes, codes)

@@ -177,6 +177,23 @@ async def test_without_a_replica_the_engine_is_restarting(
     assert client.status().takes_requests
 
 
+async def test_a_question_that_fails_is_asked_again(
+    client: RemoteEngineClient,
+    replicas: LoopbackReplicas,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> list[object]:
+        raise ValueError("Ray has changed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replicas, "reports", fail)
+        await until(lambda: "Ray has changed" in caplog.text)
+    for name in replicas.engines:
+        replicas.kill(name)
+    await until(lambda: client.status().state is EngineState.RESTARTING)
+
+
 async def test_errors_keep_their_class(
     client: RemoteEngineClient, replicas: LoopbackReplicas
 ) -> None:

@@ -42,6 +42,14 @@ def test_a_first_burst_after_a_start_is_not_admitted_blindly():
     assert 4 <= sum(player.error is None for player in seeing) <= 12
 
 
+@pytest.mark.parametrize(("prefill_ms", "num_served"), [(9.0, 4), (9000.0, 2)])
+def test_prompts_are_part_of_what_listeners_cost(prefill_ms: float, num_served: int):
+    costs = replace(GPU, prefill=(prefill_ms, 0.0))
+    arrivals = [Arrival(6.5 * idx, 900) for idx in range(4)]  # 42 s each
+    players = Room(replace(REFUSE, max_ttfa_s=0.0), costs).play(arrivals)
+    assert sum(player.error is None for player in players) == num_served
+
+
 def test_a_refusal_tells_the_forecast_and_when_to_come_back():
     room = Room(replace(REFUSE, max_ttfa_s=0.5), GPU, max_slots=1)
     room.play([Arrival(0.0, 30), Arrival(0.0, 100)], until=1.0)  # learns what things cost

@@ -67,21 +67,25 @@ class FusedEncoder:
     Args:
         codec: With its encoding half.
         ops: What the operations run on.
-        takes_weights: Whether the convolutions of the codec's own encoder are given up, so that
-            the weights are in memory once. It cannot encode without this object afterwards.
     """
 
-    def __init__(self, codec: Codec, ops: FusedOps, *, takes_weights: bool = False) -> None:
+    def __init__(self, codec: Codec, ops: FusedOps) -> None:
         assert codec.encoder is not None
         self._ops, self._codec = ops, codec
         self._is_dry = False
         # Never inference tensors, as the weights themselves.
         with torch.inference_mode(mode=False), torch.no_grad():
             self._pack(cast("Any", codec.encoder.block))
-            if takes_weights:
-                for module in codec.encoder.modules():
-                    if isinstance(module, CausalConv1d | ResidualUnit):
-                        without_storage(module)
+
+    def take_weights(self) -> None:
+        """Give up the convolutions of the codec's encoder, so that they are in memory once.
+
+        The codec cannot encode without this object afterwards.
+        """
+        assert self._codec.encoder is not None
+        for module in self._codec.encoder.modules():
+            if isinstance(module, CausalConv1d | ResidualUnit):
+                without_storage(module)
 
     def new_pool(self, num_rows: int) -> FusedPool:
         """Give the beginning of ``num_rows`` recordings."""
