@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.engine.kv_store import KV_BITS
+from backend.engine.precision import AMPERE
 from backend.engine.prefill_graphs import SCRATCH_POSITIONS
 from backend.models.quantized_linear import NF4_BLOCK
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from backend.core.settings import Settings
     from backend.models.config import DualARConfig
 
-AMPERE = (8, 0)
 _NARROWEST = 16
 
 

@@ -8,7 +8,6 @@ would draw without), so no request pays for one.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 SHORTEST_BOUND = 256
 HOPPER = (9, 0)
-AMPERE = (8, 0)
 RESIDENT_ROWS = 16
 """Rows up to which resident kernels are faster than a chain of kernels: measured on an H200."""
 
@@ -196,10 +194,11 @@ def _why_not_resident(decoder: FrameDecoder, model: DualAR) -> str | None:
 
 
 def _why_not_fused(model: DualAR) -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    if torch.cuda.get_device_capability(model.embeddings.weight.device) < AMPERE:
-        return "the card's compute capability is below 8.0"
+    from backend.engine.card_kernels import why_no_kernels  # it asks about prompts as well
+
+    reason = why_no_kernels(model.embeddings.weight.device)
+    if reason is not None:
+        return reason
     from backend.engine.fused_step import why_not_fused
 
     return why_not_fused(model)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
+from backend.engine.precision import AMPERE
+
 if TYPE_CHECKING:
     from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.layers import SnakeKernel
 
 CodecPrecisionName: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
-_AMPERE = (8, 0)
 _MUCH_SHARED = {(8, 0), (9, 0), (10, 0), (10, 3)}
 """Compute capabilities whose programs have 160 KiB of shared memory and more, which lets kernels
 have several loads in flight."""
@@ -50,7 +51,7 @@ def choose_codec_precision(wanted: CodecPrecisionName, device: torch.device) -> 
     if wanted == "auto":
         wanted = "fp16" if on_card else "fp32"
     notes: tuple[str, ...] = ()
-    if wanted == "bf16" and on_card and torch.cuda.get_device_capability(device) < _AMPERE:
+    if wanted == "bf16" and on_card and torch.cuda.get_device_capability(device) < AMPERE:
         wanted = "fp16"
         notes = ("this card has no bf16 units: the codec runs in fp16 instead",)
     if wanted != "fp32" and not on_card:
@@ -107,7 +108,7 @@ def find_fused_ops(precision: CodecPrecision, *, with_encoder: bool) -> FusedCho
     if device.type != "cuda" or precision.name == "fp32":
         return FusedChoice()
     capability = torch.cuda.get_device_capability(device)
-    if importlib.util.find_spec("triton") is None or capability < _AMPERE:
+    if importlib.util.find_spec("triton") is None or capability < AMPERE:
         return FusedChoice(notes=(_PLAIN + "no Triton, or a card before Ampere",))
     try:
         from backend.models.codec.fused.triton_ops import TritonOps
