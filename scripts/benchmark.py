@@ -13,7 +13,6 @@ stdout is JSON.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import shutil
@@ -35,22 +34,21 @@ from backend.engine.precision import choose_precision, cpu_threads
 from backend.models.checkpoint import MODEL_FILES
 from backend.models.codec.config import S1_MINI as S1_CODEC
 from backend.models.codec.weights import find_codec_file, read_codec_config
-from backend.models.host_tables import HOST_TABLES
 from backend.opt_engine import OptimizedEngine
 from scripts.bench.engine_settings import engine_settings
 from scripts.bench.figures import Bench, all_figures
 from scripts.bench.machine import commit, machine, peak_host_mib, versions
+from scripts.bench.options import parse_arguments
 from scripts.bench.plot import write_plot
 from scripts.bench.random_s1 import NEEDED_BYTES, write_random_s1
 from scripts.bench.reference import measure_reference, ratios
 
 if TYPE_CHECKING:
+    import argparse
+
     from backend.core.settings import Settings
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-QUANTIZATIONS = ("none", "int8", "nf4")
 _MIB = 1 << 20
-_DEFAULT_BATCH = {"cuda": 128, "cpu": 4}
 
 
 def settings_of(options: argparse.Namespace, precision: str, quantization: str) -> Settings:
@@ -66,6 +64,7 @@ def settings_of(options: argparse.Namespace, precision: str, quantization: str) 
         kv_quantization=options.kv_quantization,
         host_embeddings=options.host_embeddings,
         encoder_on_host=options.encoder_on_host,
+        resident_kernels=options.resident_kernels,
         chunk_size=options.chunk_size,
         prefix_cache_mb=options.prefix_cache_mb,
         memory_budget_mb=int((options.cap_gb or 0) * 1e9) // _MIB,
@@ -136,6 +135,7 @@ def measure_run(options: argparse.Namespace, directory: Path, settings: Settings
         **figures,
         "frame_rate": info.frame_rate,
         "kv_quantization": settings.kv_quantization,
+        "resident_kernels": settings.resident_kernels,
         "peak_memory_mib": _mib(memory[1]),
         "peak_reserved_mib": _mib(_peak_reserved()),
         "planned_memory_mib": _mib(sum(info.memory_plan.values())),
@@ -216,7 +216,8 @@ def _varied() -> tuple[str, ...]:
     return (
         *("model", "device", "mixed_precision", "quantization"),
         *("cpu_threads", "max_seq_len", "max_slots", "kv_quantization", "host_embeddings"),
-        *("encoder_on_host", "chunk_size", "prefix_cache_mb", "memory_budget_mb"),
+        *("encoder_on_host", "resident_kernels", "chunk_size", "prefix_cache_mb"),
+        "memory_budget_mb",
     )
 
 
@@ -322,60 +323,6 @@ def draw(report: dict[str, Any], path: Path) -> None:
     on_card = cards and any(run["peak_memory_mib"] is not None for run in good)
     name = cards[0]["name"] if on_card else report["machine"]["cpu"]
     write_plot(path, curves, good[0]["frame_rate"], f"{report['model']} on {name}")
-
-
-def choices(allowed: tuple[str, ...]) -> Any:
-    """A command-line type: values of ``allowed``, separated by commas."""
-
-    def parse(text: str) -> list[str]:
-        values = [value.strip() for value in text.split(",") if value.strip()]
-        wrong = [value for value in values if value not in allowed]
-        if wrong or not values:
-            raise argparse.ArgumentTypeError(f"choose of {', '.join(allowed)}")
-        return values
-
-    return parse
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure how fast this machine speaks.")
-    add = parser.add_argument
-    add("--model", default="pocket", help="as the setting MODEL")
-    add("--random-s1", action="store_true", help="S1-mini's size with random weights")
-    add("--device", default="auto", help="as the setting DEVICE")
-    add("--threads", type=int, default=0, help="as the setting CPU_THREADS")
-    add("--precision", type=choices(PRECISIONS), default=["auto"], help="one or more, with commas")
-    add("--quantization", type=choices(QUANTIZATIONS), default=["none"], help="one or more")
-    add("--max-batch", type=int, help="largest batch (default: 128 on a card, 4 on a CPU)")
-    add("--max-seq-len", type=int, default=1024, help="positions of a slot")
-    add("--prompt-positions", type=int, default=250, help="length of the prompts")
-    add("--steps", type=int, default=30, help="repetitions of a decode step")
-    add("--memory-slots", type=int, default=16, help="slots of the memory measurement (cards)")
-    add("--memory-positions", type=int, default=1024, help="positions of its slots")
-    add(
-        "--kv-quantization", choices=("none", "int8", "int4"), default="none", help="as the setting"
-    )
-    add("--host-embeddings", choices=tuple(HOST_TABLES), default="text", help="as the setting")
-    add("--encoder-on-host", action="store_true", help="as the setting")
-    for name, default in (("--chunk-size", 32), ("--prefix-cache-mb", 128)):
-        add(name, type=int, default=default, help="as the setting")
-    add("--cap-gb", type=float, help="memory of the card that may be used, in GB")
-    add("--against-reference", type=Path, metavar="PYTHON", help="of the official package")
-    add("--compile-reference", action="store_true", help="with its torch.compile (minutes)")
-    add("--out", type=Path, help="write the JSON here too")
-    add("--plot", type=Path, help="write a plot here, as SVG")
-    options = parser.parse_args(arguments)
-    if options.plot and options.plot.suffix.lower() != ".svg":
-        parser.error("--plot writes SVG: give a name that ends with .svg")
-    if options.max_batch is None:
-        on_card = options.device != "cpu" and torch.cuda.is_available()
-        options.max_batch = _DEFAULT_BATCH["cuda" if on_card else "cpu"]
-    if not 1 <= options.max_batch <= 128 or options.steps < 1:
-        parser.error("--max-batch must be 1..128 and --steps at least 1")
-    if options.random_s1:
-        options.model = "openaudio-s1-mini"
-    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -105,11 +105,11 @@ class Settings(BaseSettings):
     """Run the transformer's decode step in the project's own Triton kernels where Triton is
     installed and the card's compute capability is 8.0 or above. No effect on a CPU."""
 
-    resident_kernels: bool = False
+    resident_kernels: bool = True
     """On Hopper cards (compute capability 9.0), in bf16: run a decode step of up to 16 streams as
     two kernels that stay on the card, which is faster still. NVRTC, which comes with PyTorch,
     compiles them at the first start. Needs `FUSED_KERNELS`; where such a card cannot use
-    them, /health says why. Off: the step alone was proved on a card, the whole service was not."""
+    them, /health says why. `false` starts a chain of kernels instead. No effect on other cards."""
 
     cuda_graphs: bool = True
     """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts
