@@ -111,6 +111,11 @@ class Settings(BaseSettings):
     compiles them at the first start. Needs `FUSED_KERNELS`; where such a card cannot use
     them, /health says why. `false` starts a chain of kernels instead. No effect on other cards."""
 
+    batch_invariant: Literal["auto", "on", "off"] = "auto"
+    """On a card: a seed gives the same codes in any company, to the last bit, also in half
+    precision. Every step then takes as long as one of `MAX_SLOTS` streams. `auto` does so with up
+    to 8 slots, where that costs least. Needs `FUSED_KERNELS`. On a CPU it is always so."""
+
     cuda_graphs: bool = True
     """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts
     each kernel by itself, which is slower and needs less memory. No effect on a CPU."""

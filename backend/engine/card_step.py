@@ -39,11 +39,13 @@ class CardStep:
     Attributes:
         run: As ``FrameDecoder.step``.
         warm_up: Makes every graph of up to so many rows.
+        batch_sizes: Sizes that batches are filled up to, rising.
         notes: What differs from what the settings asked for.
     """
 
     run: Callable[[Tensor, StepPlan], Tensor]
     warm_up: Callable[[int], None]
+    batch_sizes: tuple[int, ...] = CARD_BATCH_SIZES
     notes: tuple[str, ...] = ()
 
 
@@ -57,7 +59,7 @@ def bound_of(length: int, max_positions: int) -> int:
 
 def choose_card_step(
     decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
-    is_resident: bool = False,
+    is_resident: bool = False, only_size: int | None = None,
 ) -> CardStep:  # fmt: skip
     """Choose how steps run on the card that ``model`` is on.
 
@@ -67,19 +69,25 @@ def choose_card_step(
         room: Where graphs are captured; None runs the same steps eagerly.
         is_fused: The setting ``FUSED_KERNELS``.
         is_resident: The setting ``RESIDENT_KERNELS``.
+        only_size: Every fused step has so many rows and serves any length, so that a row has the
+            same bits in any company. None takes the smallest size that holds the batch.
     """
     decoder = replace(decoder, attention=MaskedAttention)
     reason = _why_not_fused(model) if is_fused else None
     notes = (f"FUSED_KERNELS: the plain decode step is used, since {reason}",) if reason else ()
-    steps = BoundSteps(_plain_maker(decoder), decoder, room)
-    if is_fused and reason is None:
-        why_not = _why_not_resident(decoder, model) if is_resident else "they are off"
-        if is_resident and why_not and _capability(decoder) == HOPPER:
-            notes = (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
-        boundless = 0 if why_not else RESIDENT_ROWS
-        make = _fused_maker(decoder, model, boundless)
-        steps = BoundSteps(make, decoder, room, _compile_chains, boundless_rows=boundless)
-    return CardStep(steps.run, steps.warm_up, notes)
+    if reason or not is_fused:
+        steps = BoundSteps(_plain_maker(decoder), decoder, room)
+        return CardStep(steps.run, steps.warm_up, notes=notes)
+    why_not = _why_not_resident(decoder, model) if is_resident else "they are off"
+    if is_resident and why_not and _capability(decoder) == HOPPER:
+        notes = (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
+    resident_rows = 0 if why_not else RESIDENT_ROWS
+    sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
+    steps = BoundSteps(
+        _fused_maker(decoder, model, resident_rows), decoder, room, _compile_chains,
+        batch_sizes=sizes, boundless_rows=max(resident_rows, only_size or 0),
+    )  # fmt: skip
+    return CardStep(steps.run, steps.warm_up, sizes, notes)
 
 
 class BoundSteps:
@@ -90,6 +98,7 @@ class BoundSteps:
         decoder: Whose slots they are.
         room: Where the bound steps are captured; None leaves them as they are.
         compile_ahead: Compiles what bound steps start, without starting it.
+        batch_sizes: Of the steps that are made, rising.
         boundless_rows: Steps of up to so many rows serve any length.
     """
 
@@ -100,8 +109,10 @@ class BoundSteps:
         room: GraphRoom | None,
         compile_ahead: Callable[[list[Callable[[], Tensor]]], None] = lambda _: None,
         *,
+        batch_sizes: tuple[int, ...] = CARD_BATCH_SIZES,
         boundless_rows: int = 0,
     ) -> None:
+        self._batch_sizes = batch_sizes
         self._boundless_rows = boundless_rows
         self._make = make
         self._store = decoder.store
@@ -130,8 +141,8 @@ class BoundSteps:
         while not bounds or bounds[-1] < self._store.max_positions:
             longest = bounds[-1] + 1 if bounds else 1
             bounds.append(bound_of(longest, self._store.max_positions))
-        most = next(size for size in CARD_BATCH_SIZES if size >= max_rows)
-        sizes = [size for size in CARD_BATCH_SIZES if size <= most]
+        most = next(size for size in self._batch_sizes if size >= max_rows)
+        sizes = [size for size in self._batch_sizes if size <= most]
         keys = dict.fromkeys(self._key(size, bound) for size in sizes for bound in bounds)
         made = {key: self._bind(key) for key in keys if key not in self._steps}
         self._compile_ahead([step for _, step in made.values()])

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.engine.card_step import bound_of, choose_card_step
-from backend.engine.compute import choose_compute
+from backend.engine.compute import CARD_BATCH_SIZES, choose_compute
 from backend.engine.cpu_step import PackedFrameDecoder
 from backend.engine.decode_step import FrameDecoder
 from backend.engine.step_ops import module_ops
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from backend.engine.kv_store import KVStore
     from backend.engine.slots import SlotState
     from backend.models.dual_ar import DualAR
+
+
+INVARIANT_SLOTS = 8
+"""Slots up to which one batch size for all steps costs a lone listener little (see ADR 7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ def choose_steps(
         sizes: Of a frame.
         store: Keys and values of the slots.
         state: What else the slots keep.
-        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS`` and ``RESIDENT_KERNELS`` count.
+        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS``, ``RESIDENT_KERNELS``, ``BATCH_INVARIANT``
+            and ``MAX_SLOTS`` count.
         room: Where graphs are captured, or None.
     """
     device = store.lengths.device
@@ -73,12 +78,18 @@ def choose_steps(
         return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
     card = choose_card_step(
         decoder, model, room=room, is_fused=settings.fused_kernels,
-        is_resident=settings.resident_kernels,
+        is_resident=settings.resident_kernels, only_size=only_batch_size(settings),
     )  # fmt: skip
-    return Steps(
-        card.run,
-        card.warm_up,
-        compute.batch_sizes,
-        partial(bound_of, max_positions=store.max_positions),
-        (*compute.notes, *card.notes),
-    )
+    notes = (*compute.notes, *card.notes)
+    if settings.batch_invariant == "on" and len(card.batch_sizes) > 1:
+        notes += ("BATCH_INVARIANT: not kept, since the fused decode step is not used",)
+    bound = partial(bound_of, max_positions=store.max_positions)
+    return Steps(card.run, card.warm_up, card.batch_sizes, bound, notes)
+
+
+def only_batch_size(settings: Settings) -> int | None:
+    """The size that every step of a card has, by ``BATCH_INVARIANT``; None leaves all sizes."""
+    is_few = settings.max_slots <= INVARIANT_SLOTS
+    if settings.batch_invariant == "off" or (settings.batch_invariant == "auto" and not is_few):
+        return None
+    return next(size for size in CARD_BATCH_SIZES if size >= settings.max_slots)

@@ -87,10 +87,11 @@ class Room:
             module_ops(model), SIZES, self.store, self.state, MaskedAttention
         )
 
-    def card_step(self, *, is_resident: bool = True) -> CardStep:
+    def card_step(self, *, is_resident: bool = True, only_size: int | None = None) -> CardStep:
         return choose_card_step(
-            self.decoder, self.model, room=GraphRoom(DEVICE), is_fused=True, is_resident=is_resident
-        )
+            self.decoder, self.model, room=GraphRoom(DEVICE), is_fused=True,
+            is_resident=is_resident, only_size=only_size,
+        )  # fmt: skip
 
     def frames(self, num_rows: int, num_frames: int) -> torch.Tensor:
         """Codes ``[frames, rows, K]`` of the first slots, in reverse order."""
@@ -166,6 +167,21 @@ def test_a_step_repeats_itself_bit_by_bit(num_rows: int):
     first = Room(model, num_rows).frames(num_rows, 30)
     assert torch.equal(Room(model, num_rows).frames(num_rows, 30), first)
     assert len(first.flatten().unique()) > 100
+
+
+@pytest.mark.parametrize(("size", "is_int8"), [(4, False), (8, True), (16, False)])
+@torch.inference_mode()
+def test_a_row_of_one_batch_size_does_not_depend_on_its_company(size: int, is_int8: bool):
+    model = make_model(torch.bfloat16, is_int8=is_int8)
+    alone, among = Room(model, size), Room(model, size)
+    step, other_step = alone.card_step(only_size=size), among.card_step(only_size=size)
+    assert step.batch_sizes == (size,)
+    filled = [0] + [alone.store.scratch_slot] * (size - 1)
+    everyone = [*range(1, size), 0]
+    for _ in range(60):
+        lone = step.run(torch.tensor(filled, device=DEVICE), StepPlan(1, POSITIONS))[0].clone()
+        codes = other_step.run(torch.tensor(everyone, device=DEVICE), StepPlan(size, POSITIONS))
+        assert torch.equal(codes[-1], lone)
 
 
 def test_a_full_slot_and_an_empty_one_share_a_batch():
