@@ -23,6 +23,7 @@ from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.card_kernels import kv_bits, scratch_positions, why_no_fused_prompts
 from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.decode_step import FrameSizes
+from backend.engine.exchange import exchange_with
 from backend.engine.kv_store import KVStore
 from backend.engine.memory import plan_for, require_fit
 from backend.engine.model_files import read_sampling_defaults
@@ -165,9 +166,10 @@ class OptimizedEngine:
         room = codec_setup.room
         self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings, room)
         self._prefill = choose_prefill(model.dual_ar, self._store, settings, room)
+        exchange = exchange_with(device, self._steps.batch_sizes[-1], config.num_codebooks)
         self._stepper = Stepper(
-            self._steps.run, self._slots, self._store, num_semantic, self._steps.batch_sizes,
-            self._steps.bound_of,
+            self._steps.run, self._slots, self._store, exchange, config.num_codebooks,
+            num_semantic, self._steps.batch_sizes, self._steps.bound_of,
         )  # fmt: skip
         self._notes = (
             *precision.notes, *nf4_notes, *kv_notes, *self._steps.notes,

@@ -119,6 +119,8 @@ class BoundSteps:
         self._room = room
         self._compile_ahead = compile_ahead
         self._steps: dict[StepPlan, tuple[Tensor, Callable[[], Tensor]]] = {}
+        self._given: dict[StepPlan, Tensor] = {}
+        """The slots that each step was last run for."""
 
     @property
     def num_steps(self) -> int:
@@ -126,13 +128,18 @@ class BoundSteps:
         return len(self._steps)
 
     def run(self, slot_ids: Tensor, plan: StepPlan) -> Tensor:
-        """As ``FrameDecoder.step``. The codes are valid until the next run of any step."""
+        """As ``FrameDecoder.step``. The codes are valid until the next run of any step.
+
+        Who gives the same ``slot_ids`` again must have left its numbers as they were.
+        """
         key = self._key(slot_ids.shape[0], plan.length_bound)
         if key not in self._steps:
             ids, step = self._bind(key)
             self._steps[key] = ids, self._captured(step)
         ids, step = self._steps[key]
-        ids.copy_(slot_ids, non_blocking=True)
+        if self._given.get(key) is not slot_ids:
+            ids.copy_(slot_ids, non_blocking=True)
+            self._given[key] = slot_ids
         return step()[: plan.num_rows]
 
     def warm_up(self, max_rows: int) -> None:

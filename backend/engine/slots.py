@@ -107,8 +107,8 @@ class SlotPool:
     """
 
     max_slots: int
-    _slots: dict[int, Slot] = field(default_factory=dict[int, Slot])
-    _free: list[int] = field(default_factory=list[int])
+    _taken: dict[int, Slot] = field(default_factory=dict[int, Slot])
+    _free: dict[int, Slot] = field(default_factory=dict[int, Slot])
 
     def take(self) -> int:
         """Take a free slot.
@@ -116,27 +116,28 @@ class SlotPool:
         Raises:
             GenerationError: All are taken; the scheduler must not let this happen.
         """
-        if not self._free:
-            if len(self._slots) >= self.max_slots:
-                raise GenerationError(f"all {self.max_slots} slots are taken")
-            slot_idx = len(self._slots)
-            self._slots[slot_idx] = Slot()
-            return slot_idx
-        return self._free.pop()
+        if self._free:
+            slot_idx, slot = self._free.popitem()  # the one freed last
+        elif len(self._taken) < self.max_slots:
+            slot_idx, slot = len(self._taken), Slot()
+        else:
+            raise GenerationError(f"all {self.max_slots} slots are taken")
+        self._taken[slot_idx] = slot
+        return slot_idx
 
     def give_back(self, slot_idx: int) -> None:
         """Free a slot that was taken."""
-        if slot_idx not in self._slots or slot_idx in self._free:
-            raise KeyError(f"slot {slot_idx} is not taken")
-        self._slots[slot_idx].clear()
-        self._free.append(slot_idx)
+        slot = self[slot_idx]
+        slot.clear()
+        self._free[slot_idx] = self._taken.pop(slot_idx)
 
     def __getitem__(self, slot_idx: int) -> Slot:
-        if slot_idx in self._free:
+        slot = self._taken.get(slot_idx)
+        if slot is None:
             raise KeyError(f"slot {slot_idx} is not taken")
-        return self._slots[slot_idx]
+        return slot
 
     def clear(self) -> None:
         """Free the memory of all slots."""
-        self._slots.clear()
+        self._taken.clear()
         self._free.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from backend.core.contract import StepResult
 from backend.core.errors import GenerationError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from backend.engine.exchange import Exchange
     from backend.engine.kv_store import KVStore
     from backend.engine.slots import SlotPool
 
@@ -33,6 +34,8 @@ class Stepper:
         run: ``FrameDecoder.step``, or a replay of it.
         pool: What the host knows of the slots.
         store: Their keys and values.
+        exchange: The way to the device.
+        num_codebooks: ``K``.
         num_semantic: Code that means the end.
         batch_sizes: Sizes that batches are filled up to, rising; larger ones are split.
         bound_of: Rounds the longest length of a batch up to the bound its attention runs over.
@@ -41,6 +44,8 @@ class Stepper:
     run: Callable[[Tensor, StepPlan], Tensor]
     pool: SlotPool
     store: KVStore
+    exchange: Exchange
+    num_codebooks: int
     num_semantic: int
     batch_sizes: tuple[int, ...]
     bound_of: Callable[[int], int] = int
@@ -51,37 +56,48 @@ class Stepper:
         Raises:
             GenerationError: A slot was opened without a prompt.
         """
-        able = [slot for slot in slots if self._has_room(slot)]
-        results: dict[int, StepResult] = {}
+        able = self._able(slots)
         most = self.batch_sizes[-1]
-        for start in range(0, len(able), most):
-            for result in self._step_batch(able[start : start + most]):
-                results[result.slot] = result
-        return [results.get(slot, StepResult(slot, None, hit_limit=True)) for slot in slots]
+        batches = [able[start : start + most] for start in range(0, len(able), most)]
+        made = [result for batch in batches for result in self._step_batch(batch)]
+        if len(made) == len(slots):
+            return made
+        results = {result.slot: result for result in made}
+        return [results.get(slot) or StepResult(slot, None, hit_limit=True) for slot in slots]
 
-    def _has_room(self, slot_idx: int) -> bool:
-        slot = self.pool[slot_idx]
-        if slot.sampling is None:
-            raise GenerationError(f"slot {slot_idx} was opened without a prompt")
-        limit = slot.sampling.max_new_tokens
+    def _able(self, slots: Sequence[int]) -> list[int]:
+        """Give those of ``slots`` that no limit has ended."""
+        able: list[int] = []
         # the pending row needs a position of its own
-        has_position = self.store.length(slot_idx) + 1 < self.store.max_positions
-        return has_position and not (limit and slot.num_frames >= limit)
+        most_positions = self.store.max_positions - 2
+        for slot_idx in slots:
+            slot = self.pool[slot_idx]
+            if slot.sampling is None:
+                raise GenerationError(f"slot {slot_idx} was opened without a prompt")
+            limit = slot.sampling.max_new_tokens
+            is_over = limit and slot.num_frames >= limit
+            if not is_over and self.store.length(slot_idx) <= most_positions:
+                able.append(slot_idx)
+        return able
 
     def _step_batch(self, slots: list[int]) -> list[StepResult]:
         size = next(size for size in self.batch_sizes if size >= len(slots))
         padded = slots + [self.store.scratch_slot] * (size - len(slots))
-        slot_ids = torch.tensor(padded, device=self.store.lengths.device)
-        codes = self.run(slot_ids, self._plan(slots)).to("cpu", torch.int32).numpy()
-        results: list[StepResult] = []
-        for slot_idx, frame in zip(slots, codes, strict=True):
-            if frame[0] == self.num_semantic:
-                results.append(StepResult(slot_idx, None))
-                continue
-            self.store.count_on_host(slot_idx, 1)
-            self.pool[slot_idx].num_frames += 1
-            results.append(StepResult(slot_idx, frame))
+        self.exchange.send(self.run(self.exchange.slot_ids(padded), self._plan(slots)))
+        # while a card works: every frame is taken for one that does not end
+        frames = np.empty((len(slots), self.num_codebooks), dtype=np.int32)
+        results = [StepResult(slot, codes) for slot, codes in zip(slots, frames, strict=True)]
+        self._count(slots, 1)
+        self.exchange.receive(frames)
+        for row in np.flatnonzero(frames[:, 0] == self.num_semantic).tolist():
+            self._count([slots[row]], -1)
+            results[row] = StepResult(slots[row], None)
         return results
+
+    def _count(self, slots: list[int], num_frames: int) -> None:
+        for slot in slots:
+            self.store.count_on_host(slot, num_frames)
+            self.pool[slot].num_frames += num_frames
 
     def _plan(self, slots: list[int]) -> StepPlan:
         params = [self.pool[slot].sampling for slot in slots]
