@@ -2,11 +2,12 @@
 
     python scripts/benchmark.py [--model pocket] [--random-s1] [--precision auto,fp32]
         [--quantization none,int8,nf4] [--max-batch 8] [--plot bench.svg] [--out bench.json]
-        [--against-reference PYTHON]
+        [--against-reference PYTHON [--reference-path FOLDER]]
 
 --random-s1 measures S1-mini's real size with random weights (4 GB in a temporary folder), so the
 gated download is not needed. --against-reference runs the official package in its own environment
-(scripts/make_reference_env.py) in the same call. Needs torch, numpy, safetensors and tiktoken.
+(scripts/make_reference_env.py, or another interpreter and a folder of packages) in the same call.
+Needs torch, numpy, safetensors and tiktoken.
 Times are medians of calls from an idle device to an idle device, in milliseconds. The last line on
 stdout is JSON.
 """
@@ -49,6 +50,13 @@ if TYPE_CHECKING:
     from backend.core.settings import Settings
 
 _MIB = 1 << 20
+_SWITCHES = (
+    "resident_kernels",
+    "fused_kernels",
+    "codec_fused",
+    "cuda_graphs",
+    "enable_torch_compile",
+)
 
 
 def settings_of(options: argparse.Namespace, precision: str, quantization: str) -> Settings:
@@ -64,7 +72,7 @@ def settings_of(options: argparse.Namespace, precision: str, quantization: str) 
         kv_quantization=options.kv_quantization,
         host_embeddings=options.host_embeddings,
         encoder_on_host=options.encoder_on_host,
-        resident_kernels=options.resident_kernels,
+        **{name: getattr(options, name) for name in _SWITCHES},
         chunk_size=options.chunk_size,
         prefix_cache_mb=options.prefix_cache_mb,
         memory_budget_mb=int((options.cap_gb or 0) * 1e9) // _MIB,
@@ -135,7 +143,7 @@ def measure_run(options: argparse.Namespace, directory: Path, settings: Settings
         **figures,
         "frame_rate": info.frame_rate,
         "kv_quantization": settings.kv_quantization,
-        "resident_kernels": settings.resident_kernels,
+        **{name: getattr(settings, name) for name in _SWITCHES},
         "peak_memory_mib": _mib(memory[1]),
         "peak_reserved_mib": _mib(_peak_reserved()),
         "planned_memory_mib": _mib(sum(info.memory_plan.values())),
@@ -216,8 +224,8 @@ def _varied() -> tuple[str, ...]:
     return (
         *("model", "device", "mixed_precision", "quantization"),
         *("cpu_threads", "max_seq_len", "max_slots", "kv_quantization", "host_embeddings"),
-        *("encoder_on_host", "resident_kernels", "chunk_size", "prefix_cache_mb"),
-        "memory_budget_mb",
+        *("encoder_on_host", "chunk_size", "prefix_cache_mb", "memory_budget_mb"),
+        *_SWITCHES,
     )
 
 
@@ -249,7 +257,8 @@ def reference_figures(
         "steps": options.steps,
         "codec": read_codec_config(find_codec_file(directory)) == S1_CODEC,
     }
-    return {"dtype": precision.name, **measure_reference(options.against_reference, job)}
+    figures = measure_reference(options.against_reference, job, options.reference_path)
+    return {"dtype": precision.name, **figures}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from backend.engine.attention import MaskedAttention, StepPlan
 from backend.engine.capture import captured
+from backend.engine.compiling import DECODE_LAYERS, not_compiled
 from backend.engine.compute import CARD_BATCH_SIZES
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.engine.capture import GraphRoom
+    from backend.engine.compiling import CompiledOps
     from backend.engine.decode_step import FrameDecoder
     from backend.models.dual_ar import DualAR
 
@@ -60,6 +62,7 @@ def bound_of(length: int, max_positions: int) -> int:
 def choose_card_step(
     decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
     is_resident: bool = False, only_size: int | None = None,
+    compiled: Callable[[], CompiledOps] | None = None,
 ) -> CardStep:  # fmt: skip
     """Choose how steps run on the card that ``model`` is on.
 
@@ -71,16 +74,23 @@ def choose_card_step(
         is_resident: The setting ``RESIDENT_KERNELS``.
         only_size: Every fused step has so many rows and serves any length, so that a row has the
             same bits in any company. None takes the smallest size that holds the batch.
+        compiled: Gives compiled layers for the plain step, and what to tell people; None where
+            they are not wanted.
     """
     decoder = replace(decoder, attention=MaskedAttention)
     reason = _why_not_fused(model) if is_fused else None
     notes = (f"FUSED_KERNELS: the plain decode step is used, since {reason}",) if reason else ()
     if reason or not is_fused:
+        if compiled is not None:
+            ops, compiled_notes = compiled()
+            decoder, notes = replace(decoder, ops=ops), notes + compiled_notes
         steps = BoundSteps(_plain_maker(decoder), decoder, room)
         return CardStep(steps.run, steps.warm_up, notes=notes)
     why_not = _why_not_resident(decoder, model) if is_resident else "they are off"
     if is_resident and why_not and _capability(decoder) == HOPPER:
         notes = (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
+    if compiled is not None:
+        notes += (not_compiled(DECODE_LAYERS),)
     resident_rows = 0 if why_not else RESIDENT_ROWS
     sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
     steps = BoundSteps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.engine.backends import set_backends
@@ -15,6 +16,7 @@ from backend.engine.codec_precision import (
     find_fused_ops,
     find_snake_kernel,
 )
+from backend.engine.compiling import CODEC_LAYERS, compile_codec, not_compiled
 from backend.engine.decode_frames import StreamDecoder
 from backend.engine.encode_reference import ReferenceEncoder
 from backend.models.codec.fused.decoder import FusedDecoder
@@ -22,6 +24,7 @@ from backend.models.codec.fused.network import why_not_fused
 from backend.models.codec.weights import load_codec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
@@ -45,6 +48,8 @@ class CodecSetup:
         batching: Whether streams are decoded together.
         room: Where all graphs of the engine are captured, or None for the eager path.
         is_encoder_on_host: Whether the encoder's weights stay in the host.
+        compile_layers: Compiles the layers of a codec that is not fused and tells what came of it;
+            None leaves them as they are.
         notes: The choices, for people.
     """
 
@@ -56,6 +61,7 @@ class CodecSetup:
     batching: bool
     room: GraphRoom | None = None
     is_encoder_on_host: bool = False
+    compile_layers: Callable[[Codec], tuple[str, ...]] | None = None
     notes: tuple[str, ...] = ()
 
     def load_decoder(self, directory: Path) -> Codec:
@@ -88,6 +94,9 @@ class CodecSetup:
             The streams, and what they run on, for people.
         """
         fused, notes = self._fused_decoder(codec)
+        if self.compile_layers is not None:
+            told = self.compile_layers(codec) if fused is None else (not_compiled(CODEC_LAYERS),)
+            notes += told
         streams = StreamDecoder(
             codec, num_slots, self.max_frames,
             batching=self.batching, capture=self.capture, fused=fused,
@@ -128,5 +137,8 @@ def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
         batching=settings.codec_batching,
         room=room,
         is_encoder_on_host=settings.encoder_on_host and device.type == "cuda",
+        compile_layers=(
+            partial(compile_codec, settings=settings) if settings.enable_torch_compile else None
+        ),
         notes=(*set_backends(precision), *precision.notes, *snake_notes, *fused.notes),
     )

@@ -149,14 +149,8 @@ class FrameDecoder:
 
     def _block(self, block: BlockOps, x: Tensor, angles: Tensor, attend: Attend) -> Tensor:
         """One transformer block over ``[..., dim]``."""
-        num_rotated = block.num_heads + block.num_groups
-        heads = block.wqkv(block.attention_norm(x)).unflatten(-1, (-1, block.head_dim))
-        qk, v = heads.split([num_rotated, block.num_groups], dim=-2)
-        if block.qk_norm is not None:
-            qk = block.qk_norm(qk)
-        q, k = self.ops.rotate(qk, angles).split([block.num_heads, block.num_groups], dim=-2)
-        x = x + block.wo(attend(q, k, v))
-        return x + block.feed_forward(block.ffn_norm(x))
+        q, k, v = block.project(x, angles)
+        return block.finish(x, attend(q, k, v))
 
     def _write_back(self, wanted: Tensor, positions: Tensor, codes: Tensor, plan: StepPlan) -> None:
         """Note the frames in their slots; those that end stay as they were."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from backend.core.errors import ConfigurationError, SettingsError
+from backend.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from backend.core.settings import Settings
@@ -49,9 +49,7 @@ def choose_precision(settings: Settings) -> Precision:
 
     Raises:
         ConfigurationError: A CUDA device was asked for by name and is not there.
-        SettingsError: A setting asks for what is not built.
     """
-    _refuse_unbuilt(settings)
     device = _choose_device(settings.device)
     name = settings.mixed_precision
     if name == "auto":
@@ -101,10 +99,3 @@ def _notes(settings: Settings, device: torch.device, name: str) -> tuple[str, ..
     if settings.quantization == "int8" and name != "bf16":
         notes.append(f"QUANTIZATION=int8 saves memory on a CPU, but no time in {name}")
     return tuple(notes)
-
-
-def _refuse_unbuilt(settings: Settings) -> None:
-    if settings.enable_torch_compile:
-        raise SettingsError(
-            "ENABLE_TORCH_COMPILE=true is not built yet; use ENABLE_TORCH_COMPILE=false"
-        )

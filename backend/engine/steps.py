@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.engine.card_step import bound_of, choose_card_step
+from backend.engine.compiling import DECODE_LAYERS, compiled_ops, not_compiled
 from backend.engine.compute import CARD_BATCH_SIZES, choose_compute
 from backend.engine.cpu_step import PackedFrameDecoder
 from backend.engine.decode_step import FrameDecoder
@@ -64,21 +65,28 @@ def choose_steps(
         sizes: Of a frame.
         store: Keys and values of the slots.
         state: What else the slots keep.
-        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS``, ``RESIDENT_KERNELS``, ``BATCH_INVARIANT``
-            and ``MAX_SLOTS`` count.
+        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS``, ``RESIDENT_KERNELS``, ``BATCH_INVARIANT``,
+            ``MAX_SLOTS`` and ``ENABLE_TORCH_COMPILE`` count.
         room: Where graphs are captured, or None.
     """
     device = store.lengths.device
     compute = choose_compute(model, device, is_fast=settings.cpu_fast_linear)
     if compute.packed is not None:
         packed = PackedFrameDecoder(compute.packed, sizes, store, state)
-        return Steps(packed.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
+        notes = (not_compiled(DECODE_LAYERS),) if settings.enable_torch_compile else ()
+        notes = (*compute.notes, *notes)
+        return Steps(packed.step, lambda _: None, compute.batch_sizes, notes=notes)
     decoder = FrameDecoder(module_ops(model), sizes, store, state)
+    compiled = partial(compiled_ops, model, settings) if settings.enable_torch_compile else None
     if device.type == "cpu":
-        return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=compute.notes)
+        ops, notes = (decoder.ops, ()) if compiled is None else compiled()
+        decoder = replace(decoder, ops=ops)
+        notes = (*compute.notes, *notes)
+        return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=notes)
     card = choose_card_step(
         decoder, model, room=room, is_fused=settings.fused_kernels,
         is_resident=settings.resident_kernels, only_size=only_batch_size(settings),
+        compiled=compiled,
     )  # fmt: skip
     notes = (*compute.notes, *card.notes)
     if settings.batch_invariant == "on" and len(card.batch_sizes) > 1:

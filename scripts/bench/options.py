@@ -12,6 +12,13 @@ from backend.models.host_tables import HOST_TABLES
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 QUANTIZATIONS = ("none", "int8", "nf4")
+_SWITCHES = {
+    "--resident-kernels": True,
+    "--fused-kernels": True,
+    "--codec-fused": True,
+    "--cuda-graphs": True,
+    "--enable-torch-compile": False,
+}
 _DEFAULT_BATCH = {"cuda": 128, "cpu": 4}
 
 
@@ -49,14 +56,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--host-embeddings", choices=tuple(HOST_TABLES), default="text", help="as the setting")
     add("--encoder-on-host", action="store_true", help="as the setting")
-    add(
-        "--resident-kernels", action=argparse.BooleanOptionalAction, default=True,
-        help="as the setting",
-    )  # fmt: skip
+    for name, default in _SWITCHES.items():
+        add(name, action=argparse.BooleanOptionalAction, default=default, help="as the setting")
     for name, default in (("--chunk-size", 32), ("--prefix-cache-mb", 128)):
         add(name, type=int, default=default, help="as the setting")
     add("--cap-gb", type=float, help="memory of the card that may be used, in GB")
     add("--against-reference", type=Path, metavar="PYTHON", help="of the official package")
+    add(
+        "--reference-path", type=Path, metavar="FOLDER",
+        help="where its packages lie, if not in PYTHON's environment",
+    )  # fmt: skip
     add("--compile-reference", action="store_true", help="with its torch.compile (minutes)")
     add("--out", type=Path, help="write the JSON here too")
     add("--plot", type=Path, help="write a plot here, as SVG")

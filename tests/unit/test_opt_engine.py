@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.core.contract import FrameChunk
-from backend.core.errors import CheckpointError, GenerationError, PromptTooLongError, SettingsError
+from backend.core.errors import CheckpointError, GenerationError, PromptTooLongError
 from backend.core.settings import Settings, read_settings
 from backend.core.types import SamplingParams, Turn
 from backend.opt_engine import OptimizedEngine
@@ -233,12 +233,6 @@ def test_a_codec_of_another_model_is_refused(tmp_path: Path):
     (tmp_path / "special_tokens.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="from the same checkpoint"):
         OptimizedEngine.load(settings_of(), tmp_path)
-
-
-@pytest.mark.parametrize("setting", [{"enable_torch_compile": True}])
-def test_what_is_not_built_is_refused_by_name(setting: dict[str, object]):
-    with pytest.raises(SettingsError, match=next(iter(setting)).upper()):
-        load(**setting)
 
 
 def test_a_slot_without_a_prompt_cannot_be_stepped(engine: OptimizedEngine):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from backend.models.codec.decoder import Decoder
 from backend.models.codec.encoder import Encoder
-from backend.models.codec.layers import CausalConv1d, Snake, history_shapes
+from backend.models.codec.layers import (
+    CausalConv1d,
+    ConvNeXtBlock,
+    Snake,
+    history_shapes,
+    plain_mix,
+    plain_snake,
+)
 from backend.models.codec.quantizer import Quantizer
 from backend.models.codec.state import (
     DecodeState,
@@ -19,18 +26,29 @@ from backend.models.codec.state import (
     new_histories,
 )
 from backend.models.codec.state_pool import StatePool
-from backend.models.codec.transformer import WindowTransformer
+from backend.models.codec.transformer import TransformerBlock, WindowTransformer
 
 if TYPE_CHECKING:
     from backend.models.codec.config import CodecConfig
     from backend.models.codec.fused.encoder import FusedEncoder
     from backend.models.codec.layers import SnakeKernel
+    from backend.models.codec.transformer import FinishBlock
+
+Plain = TypeVar("Plain")
 
 CodecParts: TypeAlias = Literal["all", "decode", "encode"]
 
 ENCODE_CHUNK_FRAMES = 64
 """Frames that ``encode_reference`` works on at a time. The first layers hold 64 channels per
 sample: 64 frames of S1-mini are 34 MB a tensor, three minutes at once would be 2.1 GB."""
+
+
+class LayerCompiler(Protocol):
+    """Gives another function that computes the same; the same one for the same function."""
+
+    def __call__(self, plain: Plain, /) -> Plain:
+        """Take a function of a layer and its tensors."""
+        ...
 
 
 class Codec(nn.Module):
@@ -107,6 +125,21 @@ class Codec(nn.Module):
         for module in self.modules():
             if isinstance(module, Snake):
                 module.kernel = kernel
+
+    def compile_layers(self, compiled: LayerCompiler, finish: FinishBlock) -> None:
+        """Run other functions in the layers from now on; snakes that have a kernel keep it.
+
+        Args:
+            compiled: What to run instead of a plain function.
+            finish: What to run instead of ``plain_finish``.
+        """
+        for module in self.modules():
+            if isinstance(module, ConvNeXtBlock):
+                module.mix = compiled(plain_mix)
+            elif isinstance(module, TransformerBlock):
+                module.finish = finish
+            elif isinstance(module, Snake) and module.kernel is None:
+                module.kernel = compiled(plain_snake)
 
     @torch.inference_mode()
     def encode_reference(

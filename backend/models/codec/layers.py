@@ -158,12 +158,15 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, T]`` to the same shape and dtype."""
-        if self.kernel is not None:
-            return self.kernel(x, self.alpha)
-        alpha = widened(self.alpha)
-        wave = (x * alpha).sin_().square_()
-        # 1e-9 as in training, where it kept alpha = 0 finite.
-        return torch.addcmul(widened(x), wave, (alpha + 1e-9).reciprocal()).to(x.dtype)
+        return (self.kernel or plain_snake)(x, self.alpha)
+
+
+def plain_snake(x: Tensor, alpha: Tensor) -> Tensor:
+    """Map ``x`` ``[B, C, T]`` to the same shape and dtype; ``alpha`` is ``[1, C, 1]``."""
+    alpha = widened(alpha)
+    wave = (x * alpha).sin_().square_()
+    # 1e-9 as in training, where it kept alpha = 0 finite.
+    return torch.addcmul(widened(x), wave, (alpha + 1e-9).reciprocal()).to(x.dtype)
 
 
 class ResidualUnit(nn.Module):
@@ -207,12 +210,19 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.pwconv2 = nn.Linear(4 * channels, channels)
         self.gamma = nn.Parameter(torch.ones(channels))
+        self.mix: Callable[[ConvNeXtBlock, Tensor, Tensor], Tensor] = plain_mix
+        """What comes behind the convolution: see ``Codec.compile_layers``."""
 
     def forward(self, x: Tensor, histories: Histories | None = None) -> Tensor:
         """Map ``[B, C, T]`` to the same shape."""
-        y = self.norm(self.dwconv(x, histories).transpose(1, 2))
-        y = self.pwconv2(F.gelu(self.pwconv1(y)))
-        return torch.addcmul(x, y.transpose(1, 2), self.gamma[:, None])
+        return self.mix(self, x, self.dwconv(x, histories))
+
+
+def plain_mix(block: ConvNeXtBlock, x: Tensor, y: Tensor) -> Tensor:
+    """Add the network over channels of ``y`` to ``x``, both ``[B, C, T]``."""
+    y = block.norm(y.transpose(1, 2))
+    y = block.pwconv2(F.gelu(block.pwconv1(y)))
+    return torch.addcmul(x, y.transpose(1, 2), block.gamma[:, None])
 
 
 def history_shapes(module: nn.Module) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ Source:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,12 @@ from backend.models.codec.layers import widened
 from backend.models.codec.rope import RotaryTable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backend.models.codec.config import TransformerConfig
     from backend.models.codec.state import AttentionState
+
+    FinishBlock: TypeAlias = Callable[["TransformerBlock", Tensor, Tensor], Tensor]
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -138,7 +142,7 @@ class Attention(nn.Module):
         blocks: list[QueryBlock],
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """Map ``[B, T, C]`` to the same shape.
+        """Map ``[B, T, C]`` to ``[B, T, H * D]``, for ``wo``.
 
         Args:
             x: Inputs.
@@ -152,8 +156,7 @@ class Attention(nn.Module):
         v = qkv[:, :, 2].transpose(1, 2)
         if past is not None:
             k, v = _append(past[0], k), _append(past[1], v)
-        y = attend(q, k, v, blocks)
-        return self.wo(y.transpose(1, 2).flatten(2))
+        return attend(q, k, v, blocks).transpose(1, 2).flatten(2)
 
 
 def _append(past: Tensor, new: Tensor) -> Tensor:
@@ -196,6 +199,8 @@ class TransformerBlock(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.attention_layer_scale = LayerScale(config.dim)
         self.ffn_layer_scale = LayerScale(config.dim)
+        self.finish: FinishBlock = plain_finish
+        """What comes behind the attention: see ``Codec.compile_layers``."""
 
     def forward(
         self,
@@ -205,9 +210,14 @@ class TransformerBlock(nn.Module):
         past: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Map ``[B, T, C]`` to the same shape; arguments as in ``Attention``."""
-        attended = self.attention(self.attention_norm(x), turns, blocks, past)
-        x = self.attention_layer_scale(attended, x)
-        return self.ffn_layer_scale(self.feed_forward(self.ffn_norm(x)), x)
+        mixed = self.attention(self.attention_norm(x), turns, blocks, past)
+        return self.finish(self, x, mixed)
+
+
+def plain_finish(block: TransformerBlock, x: Tensor, mixed: Tensor) -> Tensor:
+    """Add what was attended to, ``[B, T, H * D]``, and the feed-forward to ``x`` ``[B, T, C]``."""
+    x = block.attention_layer_scale(block.attention.wo(mixed), x)
+    return block.ffn_layer_scale(block.feed_forward(block.ffn_norm(x)), x)
 
 
 class WindowTransformer(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backend.core.errors import ConfigurationError, SettingsError
+from backend.core.errors import ConfigurationError
 from backend.core.settings import Settings, read_settings
 from backend.engine.precision import choose_precision, cpu_threads
 
@@ -57,12 +57,6 @@ def test_a_missing_cuda_device_is_an_error_and_no_silent_fallback(monkeypatch: p
 def test_a_card_that_is_not_there_is_an_error():
     with pytest.raises(ConfigurationError, match="only 1 CUDA"):
         choose_precision(settings(device="cuda:1"))
-
-
-@pytest.mark.parametrize("values", [{"enable_torch_compile": True}])
-def test_what_is_not_built_is_refused(values: dict[str, object]):
-    with pytest.raises(SettingsError, match="is not built yet"):
-        choose_precision(settings(device="cpu", **values))
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (64, 8)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,13 +11,19 @@ import pytest
 
 from backend.core.settings import Settings, read_settings
 from scripts import benchmark
+from scripts.bench import reference
 from scripts.bench.engine_settings import SETTINGS_FILE, engine_settings, plain_settings
 from scripts.bench.figures import Bench, all_figures
 from scripts.bench.plot import Axis, write_plot
 from scripts.bench.reference import ratios
 from tests.fakes import FakeEngine
 
-FIGURES = {"decode_step_ms": {"1": 2.0, "2": 3.0}, "encode_10s_ms": 5.0, "decode_10s_ms": 4.0}
+FIGURES = {
+    "decode_step_ms": {"1": 2.0, "2": 3.0},
+    "encode_10s_ms": 5.0,
+    "decode_10s_ms": 4.0,
+    "prefill_ms": 3.0,
+}
 
 
 def test_without_pydantic_the_defaults_are_the_same() -> None:
@@ -85,8 +92,26 @@ def test_a_logarithmic_axis_spreads_factors_evenly() -> None:
 
 
 def test_ratios_say_how_many_times_as_long_the_reference_takes() -> None:
-    reference = {"frame_ms": 8.0, "encode_10s_ms": 10.0}
-    assert ratios(reference, FIGURES) == {"decode_step": 4.0, "encode_10s": 2.0}
+    theirs = {"frame_ms": 8.0, "prefill_ms": 9.0, "encode_10s_ms": 10.0}
+    expected = {"decode_step": 4.0, "encode_10s": 2.0, "prefill": 3.0}
+    assert ratios(theirs, FIGURES) == expected
+
+
+def test_the_reference_finds_packages_outside_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "outside.py").write_text("FRAME_MS = 8.0")
+    oracle = tmp_path / "oracle.py"
+    oracle.write_text(
+        "import json, outside, pathlib, sys, scripts.benchmark\n"
+        "pathlib.Path(sys.argv[2]).write_text(json.dumps({'frame_ms': outside.FRAME_MS}))"
+    )
+    monkeypatch.setattr(reference, "ORACLE", oracle)
+    python = Path(sys.executable)
+    assert reference.measure_reference(python, {}, tmp_path) == {"frame_ms": 8.0}
+    (tmp_path / "outside.py").unlink()
+    with pytest.raises(RuntimeError, match="No module named 'outside'"):
+        reference.measure_reference(python, {}, tmp_path)
 
 
 @pytest.mark.parametrize(
