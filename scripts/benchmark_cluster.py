@@ -1,14 +1,15 @@
 """Measure the cluster: routing by voice, what further copies bring, what the way in costs.
 
     python scripts/benchmark_cluster.py routing --replicas 2
-    python scripts/benchmark_cluster.py scaling --layouts 1x1,2x2 --model DIR --streams 64
+    python scripts/benchmark_cluster.py scaling --layouts 1x1,2x2 --random-s1 --force-frames 128
     python scripts/benchmark_cluster.py ingress
 
 It runs in a Python that has Ray (``.venv-cluster``) and starts every server itself. A layout
 ``2x3`` is two copies of the engine and three of the HTTP side; ``plain`` is the server without Ray.
 With weights that were never trained give ``--force-frames`` (see ``scripts/load_test.py``).
 
-The last line on stdout is JSON; with ``--record`` it is written to a file after every step.
+The last line on stdout is JSON; with ``--record`` it is written to a file after every step. A
+layout that fails, or does not come up within ``--layout-limit-s``, is told in the record.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import argparse
 import asyncio
 import json
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +38,11 @@ from scripts.load.server import ServerFailedError, own_server
 from scripts.local_http import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 PLAIN = "plain"
+MODES = ("real_time", "at_once")
+"""Listeners who play what they hear, and such that ask again at once."""
 KINDS = {"proxy": "ray::ProxyActor", "api": "ray::ServeReplica:speech:api"}
 """Processes on the way in, by the beginning of their titles."""
 CAPACITY_LIMIT_S = 600.0
@@ -83,21 +88,49 @@ def routing(options: argparse.Namespace) -> Any:
 
 
 def scaling(options: argparse.Namespace) -> Any:
-    """Measure every layout at the same number of streams for each replica; yield the levels."""
+    """Measure every layout at the same number of streams for each replica; yield the levels.
+
+    Raises:
+        ServerFailedError: No layout could be measured to its end.
+    """
+    yield "options", {key: _plain(value) for key, value in vars(options).items()}
     levels: dict[str, Any] = {}
-    for layout in options.layouts:
-        num_replicas, num_apis = layout_of(layout)
-        module = "backend.app" if layout == PLAIN else "backend.cluster"
-        started = time.monotonic()
-        with own_server(_layout_settings(options, num_replicas, num_apis), module) as url:
-            wait_for_capacity(url, num_replicas * options.slots)
-            ready_s = time.monotonic() - started
-            levels[layout] = {"ready_s": ready_s, **_measure(url, num_replicas, options)}
-        for mode in ("real_time", "at_once"):
-            print(f"{layout:6s} {line_of(mode, levels[layout][mode])}", flush=True)
-        yield "options", {key: _plain(value) for key, value in vars(options).items()}
-        yield "levels", levels
-        yield "efficiency", efficiencies(levels)
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        if options.random_s1:
+            options.model = _random_model(stack)
+        for layout in options.layouts:
+            try:
+                for level in _layout_levels(layout, options):
+                    levels[layout] = level
+                    yield "levels", levels
+                    yield "efficiency", {mode: efficiencies(levels, mode) for mode in MODES}
+            except (ServerFailedError, httpx.HTTPError, OSError) as error:
+                failed[layout] = str(error)
+                sys.stderr.write(f"{layout} failed: {error}\n")
+                yield "failed", failed
+    if len(failed) == len(options.layouts):
+        raise ServerFailedError("no layout was measured")
+
+
+def _layout_levels(layout: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Start one layout; yield what is known of it after each step."""
+    num_replicas, num_apis = layout_of(layout)
+    module = "backend.app" if layout == PLAIN else "backend.cluster"
+    log = None if options.logs is None else options.logs / f"server_{layout}.log"
+    started = time.monotonic()
+    settings = _layout_settings(options, num_replicas, num_apis)
+    with own_server(settings, module, log, options.layout_limit_s) as url:
+        left_s = options.layout_limit_s - (time.monotonic() - started)
+        wait_for_capacity(url, num_replicas * options.slots, left_s)
+        figures: dict[str, Any] = {"ready_s": time.monotonic() - started}
+        print(f"{layout:6s} ready after {figures['ready_s']:.0f} s", flush=True)
+        for mode in MODES:
+            figures[mode] = _measure(url, num_replicas, mode, options)
+            print(f"{layout:6s} {line_of(mode, figures[mode])}", flush=True)
+            yield figures
+        figures["server_metrics"] = _get(url, "/metrics")
+    yield figures
 
 
 def ingress(options: argparse.Namespace) -> Any:
@@ -124,16 +157,13 @@ def layout_of(layout: str) -> tuple[int, int]:
     return int(replicas), int(apis or 1)
 
 
-def efficiencies(levels: dict[str, Any]) -> dict[str, float]:
+def efficiencies(levels: dict[str, Any], mode: str) -> dict[str, float]:
     """Give, for each layout, its speech a second over that of one replica times its replicas."""
-    one = next((name for name in levels if name != PLAIN and layout_of(name)[0] == 1), None)
+    known = {name: level[mode]["audio_s_per_s"] for name, level in levels.items() if mode in level}
+    one = next((name for name in known if name != PLAIN and layout_of(name)[0] == 1), None)
     if one is None:
         return {}
-    rate = levels[one]["at_once"]["audio_s_per_s"]
-    return {
-        name: level["at_once"]["audio_s_per_s"] / (rate * layout_of(name)[0])
-        for name, level in levels.items()
-    }
+    return {name: rate / (known[one] * layout_of(name)[0]) for name, rate in known.items()}
 
 
 def line_of(mode: str, level: dict[str, Any]) -> str:
@@ -146,16 +176,16 @@ def line_of(mode: str, level: dict[str, Any]) -> str:
     )
 
 
-def wait_for_capacity(url: str, num_slots: int) -> None:
+def wait_for_capacity(url: str, num_slots: int, limit_s: float = CAPACITY_LIMIT_S) -> None:
     """Wait until all replicas are there.
 
     Raises:
-        ServerFailedError: They are not after ten minutes.
+        ServerFailedError: They are not after ``limit_s``.
     """
-    deadline = time.monotonic() + CAPACITY_LIMIT_S
+    deadline = time.monotonic() + limit_s
     while _get(url, "/health")["queue"]["max_running"] < num_slots:
         if time.monotonic() > deadline:
-            raise ServerFailedError(f"not {num_slots} slots after {CAPACITY_LIMIT_S:g} s")
+            raise ServerFailedError(f"not {num_slots} slots after {limit_s:.0f} s")
         time.sleep(0.5)
 
 
@@ -194,25 +224,34 @@ async def _ask_all(url: str, voices: Sequence[str], options: argparse.Namespace)
         await asyncio.gather(*(ask(client, idx) for idx in range(options.requests)))
 
 
-def _measure(url: str, num_replicas: int, options: argparse.Namespace) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for mode in ("real_time", "at_once"):
-        in_real_time = mode == "real_time"
-        habits = Habits(force_frames=options.force_frames, in_real_time=in_real_time)
-        crowd = Crowd(
-            url,
-            num_processes=num_replicas * options.clients,
-            num_streams=num_replicas * options.streams,
-            num_requests=num_replicas * options.requests * (1 if in_real_time else AT_ONCE_FACTOR),
-            voices=tuple(_voices(url)),
-            habits=habits,
-            ramp_s=options.ramp_s if in_real_time else 0.0,
-        )
-        if options.warm_up and in_real_time:
-            run_crowd(replace(crowd, num_requests=crowd.num_streams))
-        figures[mode] = run_crowd(crowd)
-    figures["server_metrics"] = _get(url, "/metrics")
-    return figures
+def _measure(url: str, num_replicas: int, mode: str, options: argparse.Namespace) -> dict[str, Any]:
+    in_real_time = mode == "real_time"
+    crowd = Crowd(
+        url,
+        num_processes=num_replicas * options.clients,
+        num_streams=num_replicas * options.streams,
+        num_requests=num_replicas * options.requests * (1 if in_real_time else AT_ONCE_FACTOR),
+        voices=tuple(_voices(url)),
+        habits=Habits(force_frames=options.force_frames, in_real_time=in_real_time),
+        ramp_s=options.ramp_s if in_real_time else 0.0,
+    )
+    if options.warm_up and in_real_time:
+        run_crowd(replace(crowd, num_requests=crowd.num_streams))
+    return run_crowd(crowd)
+
+
+def _random_model(stack: ExitStack) -> str:
+    """Write a model of S1-mini's size with random weights and voices; give its folder."""
+    # here, not at the top: only this needs a card
+    import torch
+
+    from scripts.bench.random_s1 import write_random_s1, write_random_voices
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="random-s1-")))
+    directory = write_random_s1(folder / "random-s1", torch.device("cuda"))
+    torch.cuda.empty_cache()
+    write_random_voices(directory)
+    return str(directory)
 
 
 def _layout_settings(
@@ -268,6 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--clients", type=int, default=1, help="processes of listeners, likewise")
     scale.add_argument("--ramp-s", type=float, default=2.0, help="within which they come")
     scale.add_argument("--warm-up", action="store_true", help="ask once per listener first")
+    scale.add_argument("--random-s1", action="store_true", help="S1-mini's size, random weights")
+    scale.add_argument("--layout-limit-s", type=float, default=600.0, help="to be ready within")
+    scale.add_argument("--logs", type=Path, help="keep the servers' logs in this folder")
     scale.set_defaults(requests=192, slots=96)
     way_in = commands.add_parser("ingress", help="CPU time of proxy and API for each second")
     way_in.add_argument("--streams", type=int, default=4, help="listeners at a time")

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
-import numpy as np
 
 from scripts.load.asks import NAMED, NEW, Ask, Asks
 from scripts.load.figures import level_figures
@@ -42,9 +41,6 @@ from scripts.local_http import fetch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NUM_VOICES = 8
-VOICE_FRAMES = 215
-"""10 s at S1-mini's frame rate."""
 SETTLING_S = 60.0
 """Longest wait for the captures that a server makes in its first quiet moments."""
 _STAGE_SUM = re.compile(r'^tts_stage_seconds_sum\{stage="(\w+)"\} (\S+)$', re.MULTILINE)
@@ -192,18 +188,12 @@ def _random_model(stack: ExitStack) -> str:
     # here, not at the top: only this needs torch
     import torch
 
-    from scripts.bench.random_s1 import write_random_s1
+    from scripts.bench.random_s1 import write_random_s1, write_random_voices
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="random-s1-")))
     directory = write_random_s1(folder / "random-s1", torch.device("cuda"))
     torch.cuda.empty_cache()
-    (directory / "voices").mkdir()
-    rng = np.random.default_rng(5)
-    for idx in range(NUM_VOICES):
-        codes = rng.integers(0, 1024, (10, VOICE_FRAMES)).tolist()
-        text = f"Voice number {idx} says this sentence, and then another one, for ten seconds."
-        content = {"name": f"voice{idx}", "text": text, "codes": codes}
-        (directory / "voices" / f"voice{idx}.json").write_text(json.dumps(content), "utf-8")
+    write_random_voices(directory)
     return str(directory)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from backend.models.codec.codec import Codec
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDED_BYTES = 4 << 30
+NUM_VOICES = 8
+VOICE_FRAMES = 215
+"""10 s at S1-mini's frame rate."""
 
 
 def write_random_s1(directory: Path, device: torch.device) -> Path:
@@ -46,6 +51,17 @@ def write_random_s1(directory: Path, device: torch.device) -> Path:
     }
     save_codec(directory / "codec.safetensors", S1_CODEC, codec)
     return directory
+
+
+def write_random_voices(directory: Path) -> None:
+    """Put eight voices of 10 s, made of random codes, beside such a model."""
+    (directory / "voices").mkdir()
+    rng = np.random.default_rng(5)
+    for idx in range(NUM_VOICES):
+        codes = rng.integers(0, 1024, (10, VOICE_FRAMES)).tolist()
+        text = f"Voice number {idx} says this sentence, and then another one, for ten seconds."
+        content = {"name": f"voice{idx}", "text": text, "codes": codes}
+        (directory / "voices" / f"voice{idx}.json").write_text(json.dumps(content), "utf-8")
 
 
 def random_weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 600.0
+START_LIMIT_S = 600.0
 HTTP_OK = 200
 
 
@@ -27,7 +27,10 @@ class ServerFailedError(Exception):
 
 @contextmanager
 def own_server(
-    settings: Mapping[str, str], module: str = "backend.app", keep_log: Path | None = None
+    settings: Mapping[str, str],
+    module: str = "backend.app",
+    keep_log: Path | None = None,
+    start_limit_s: float = START_LIMIT_S,
 ) -> Iterator[str]:
     """Start a server, give its address once it can speak, and stop it at the end.
 
@@ -35,6 +38,7 @@ def own_server(
         settings: Environment variables that win over this process's own.
         module: What is started; ``backend.cluster`` for several copies of the engine.
         keep_log: Where its log goes; None throws it away.
+        start_limit_s: After which a server that is not ready has failed.
 
     Raises:
         ServerFailedError: It stopped or was not ready in time.
@@ -47,20 +51,20 @@ def own_server(
         child = Child("server", [sys.executable, "-m", module], env, ROOT, log)
         try:
             url = f"http://127.0.0.1:{port}"
-            _wait_until_ready(child, url)
+            _wait_until_ready(child, url, start_limit_s)
             yield url
         finally:
             stop_all([child])
 
 
-def _wait_until_ready(child: Child, url: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def _wait_until_ready(child: Child, url: str, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
     while fetch(f"{url}/health/ready", timeout_s=5)[0] != HTTP_OK:
         if child.exit_code() is not None:
             raise ServerFailedError(child.obituary())
         if time.monotonic() > deadline:
             raise ServerFailedError(
-                f"the server was not ready after {START_TIMEOUT_S:g} s. Its last lines:\n"
+                f"the server was not ready after {limit_s:g} s. Its last lines:\n"
                 f"{child.last_lines()}"
             )
         time.sleep(0.2)
