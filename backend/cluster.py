@@ -101,10 +101,10 @@ def build(arguments: Mapping[str, str] | None = None) -> Any:
     settings, cluster = _read(arguments or {})
     has_gpus = settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     num_replicas = cluster.replicas or _default_replicas(cluster, has_gpus=has_gpus)
-    engine = serve.deployment(EngineDeployment).options(
+    engine = serve.deployment(EngineDeployment).options(  # pyright: ignore[reportFunctionMemberAccess]
         **engine_options(settings, cluster, num_replicas, has_gpus=has_gpus)
     )
-    api = serve.deployment(ApiDeployment).options(
+    api = serve.deployment(ApiDeployment).options(  # pyright: ignore[reportFunctionMemberAccess]
         name=API_DEPLOYMENT,
         num_replicas=cluster.api_replicas,
         ray_actor_options={"num_cpus": 0},  # its work is small beside the engine's
