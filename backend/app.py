@@ -42,6 +42,7 @@ from backend.api.streaming import SPEECH_HEADERS
 from backend.core.errors import ConfigurationError, TTSError
 from backend.core.model_location import resolve_model_dir
 from backend.core.settings import Settings, read_settings
+from backend.core.threads import share_interpreter
 from backend.service.cpu_pool import CpuPool
 from backend.service.jobs import JobService
 from backend.service.synthesis import SynthesisService
@@ -161,6 +162,7 @@ def main() -> int:
         Exit code: 0, or ``EXIT_MISCONFIGURED`` after one line that says what is wrong.
     """
     failures: list[str] = []
+    share_interpreter()
     try:
         settings = read_settings()
         setup_logging_of(settings)

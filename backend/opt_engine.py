@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from backend.core.contract import StageTiming, StepResult
+    from backend.core.contract import FramesInWork, StageTiming, StepResult
     from backend.core.settings import Settings
     from backend.core.types import CacheCounters
     from backend.engine.codec_setup import CodecSetup
@@ -147,6 +147,7 @@ class OptimizedEngine:
         begin_id = model.tokenizer.semantic_begin_id
         model.dual_ar.bind_tokens(begin_id, num_semantic, model.tokenizer.im_end_id)
         sizes = FrameSizes(config.num_codebooks, num_semantic, num_residual, begin_id)
+        self._has_codec_lane = settings.num_streams > 1 and device.type == "cuda"
         self._slots = SlotPool(settings.max_slots)
         num_bits, kv_notes = kv_bits(config, settings, device)
         nf4_notes = _prepare_nf4(model.dual_ar, precision, settings)
@@ -163,7 +164,7 @@ class OptimizedEngine:
         )
         self._state = SlotState(settings.max_slots, config.num_codebooks, device)
         self._prefixes = PrefixCache(settings.prefix_cache_mb * BYTES_PER_MIB)
-        room = codec_setup.room
+        room = codec_setup.step_room
         self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings, room)
         self._prefill = choose_prefill(model.dual_ar, self._store, settings, room)
         exchange = exchange_with(device, self._steps.batch_sizes[-1], config.num_codebooks)
@@ -230,7 +231,10 @@ class OptimizedEngine:
 
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""
-        return self._model.encoder.encode(samples)
+        lane = self._codec_setup.lane
+        lane.catch_up()
+        with lane.working():  # it shares its room with the codec's other half
+            return self._model.encoder.encode(samples)
 
     def prompt_length(self, text: str, turns: Sequence[Turn]) -> int:
         """Positions that a prompt of ``turns`` and then ``text`` takes."""
@@ -292,9 +296,18 @@ class OptimizedEngine:
         The codec sees at most ``CHUNK_SIZE`` frames of a slot at a time, and slots with equally
         many together; the samples depend on neither.
         """
+        return self.begin_frames(chunks).collect()
+
+    def decodes_beside(self, num_rows: int) -> bool:
+        """Whether steps of so many rows leave the codec room on the device (``NUM_STREAMS``)."""
+        return self._has_codec_lane and num_rows > max(1, self._steps.resident_rows)
+
+    @torch.inference_mode()
+    def begin_frames(self, chunks: Sequence[FrameChunk]) -> FramesInWork:
+        """Begin what ``decode_frames`` does; the samples are collected later."""
         for chunk in chunks:
             self._slots[chunk.slot]  # a slot that is not taken is an error
-        return self._streams.decode(chunks)
+        return self._streams.begin(chunks)
 
     def release(self, slot: int) -> None:
         """Give a slot back."""

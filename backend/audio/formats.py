@@ -50,6 +50,11 @@ class OutputFormat:
     has_comment: bool
     bitrates_kbps: tuple[int, int] | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the samples are written as they are, nothing computed from them."""
+        return self.name in ("pcm", "wav")
+
     def check_bitrate(self, bitrate_kbps: int | None) -> None:
         """Refuse a bit rate that the codec cannot be asked for; None is always fine.
 

@@ -136,6 +136,40 @@ class Engine(Protocol):
         ...
 
 
+class FramesInWork(Protocol):
+    """What ``OverlappingEngine.begin_frames`` began."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether ``collect`` would return at once. Does not wait."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """What the device took for it, once it is collected."""
+        ...
+
+    def collect(self) -> list[NDArray[np.float32]]:
+        """Wait for the samples and give them, as ``Engine.decode_frames`` does."""
+        ...
+
+
+@runtime_checkable
+class OverlappingEngine(Protocol):
+    """An engine whose codec can work beside its other stages."""
+
+    def decodes_beside(self, num_rows: int) -> bool:
+        """Whether anything is gained by that while steps have ``num_rows`` rows."""
+        ...
+
+    def begin_frames(self, chunks: Sequence[FrameChunk]) -> FramesInWork:
+        """Begin what ``Engine.decode_frames`` does and return; every verb may be called meanwhile.
+
+        A slot may be released before the samples are collected; they are worthless then.
+        """
+        ...
+
+
 Stage: TypeAlias = Literal["prefill", "decode_step", "decode_frames"]
 """Verbs of an engine that are timed."""
 

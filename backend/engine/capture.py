@@ -46,29 +46,36 @@ class GraphRoom:
 
     Graphs of one room never run at the same time, so what one of them needs is free for all others:
     the room is as large as the largest. Everything is captured on one stream, because the
-    allocator and the matrix libraries keep memory for each stream apart.
+    allocator and the matrix libraries keep memory for each stream apart. Graphs that may run at the
+    same time need a room each. Kernels of a graph keep the priority of the stream they were
+    captured on.
 
     Args:
         device: A card.
+        priority: Of what is captured here; lower numbers go first.
+
+    Attributes:
+        device: The card.
+        stream: On which everything is captured.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, priority: int = 0) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device, priority=priority)
         self._pool = torch.cuda.MemPool()
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Run what is inside in this room, too. Nothing that it makes may be used afterwards."""
         current = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(current)
+        self.stream.wait_stream(current)
         with (
             _no_garbage_collection(),
-            torch.cuda.stream(self._stream),
+            torch.cuda.stream(self.stream),
             torch.cuda.use_mem_pool(self._pool, self.device),
         ):
             yield
-        current.wait_stream(self._stream)
+        current.wait_stream(self.stream)
 
     def capture(
         self, step: Callable[[], T], num_runs: int = _RUNS_BEFORE_CAPTURE
@@ -89,7 +96,7 @@ class GraphRoom:
             for _ in range(num_runs):
                 step()
         graph = torch.cuda.CUDAGraph()
-        with _no_garbage_collection(), torch.cuda.stream(self._stream):
+        with _no_garbage_collection(), torch.cuda.stream(self.stream):
             # thread_local: other threads may use the card meanwhile
             graph.capture_begin(
                 pool=self._pool.id,  # pyright: ignore[reportArgumentType]

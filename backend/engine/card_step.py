@@ -43,12 +43,14 @@ class CardStep:
         warm_up: Makes every graph of up to so many rows.
         batch_sizes: Sizes that batches are filled up to, rising.
         notes: What differs from what the settings asked for.
+        resident_rows: Steps of up to so many rows take the whole card.
     """
 
     run: Callable[[Tensor, StepPlan], Tensor]
     warm_up: Callable[[int], None]
     batch_sizes: tuple[int, ...] = CARD_BATCH_SIZES
     notes: tuple[str, ...] = ()
+    resident_rows: int = 0
 
 
 def bound_of(length: int, max_positions: int) -> int:
@@ -97,7 +99,7 @@ def choose_card_step(
         _fused_maker(decoder, model, resident_rows), decoder, room, _compile_chains,
         batch_sizes=sizes, boundless_rows=max(resident_rows, only_size or 0),
     )  # fmt: skip
-    return CardStep(steps.run, steps.warm_up, sizes, notes)
+    return CardStep(steps.run, steps.warm_up, sizes, notes, resident_rows)
 
 
 class BoundSteps:

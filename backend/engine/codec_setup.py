@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
+
+import torch
 
 from backend.engine.backends import set_backends
 from backend.engine.capture import GraphRoom
@@ -19,6 +21,7 @@ from backend.engine.codec_precision import (
 from backend.engine.compiling import CODEC_LAYERS, compile_codec, not_compiled
 from backend.engine.decode_frames import StreamDecoder
 from backend.engine.encode_reference import ReferenceEncoder
+from backend.engine.lanes import HIGH_PRIORITY, LOW_PRIORITY, CardLane, HostLane, lane_of
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.network import why_not_fused
 from backend.models.codec.weights import load_codec
@@ -27,10 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import torch
-
     from backend.core.settings import Settings
     from backend.engine.codec_graphs import Capture
+    from backend.engine.lanes import Lane
     from backend.models.codec.codec import Codec
     from backend.models.codec.layers import SnakeKernel
 
@@ -46,7 +48,9 @@ class CodecSetup:
         capture: Makes CUDA graphs of the streaming step, or None.
         max_frames: Most frames of a stream in one go.
         batching: Whether streams are decoded together.
-        room: Where all graphs of the engine are captured, or None for the eager path.
+        lane: Where the codec's work is queued.
+        room: Where the codec's graphs are captured, or None for the eager path.
+        step_room: Where all other graphs are captured; the same unless they may run meanwhile.
         is_encoder_on_host: Whether the encoder's weights stay in the host.
         compile_layers: Compiles the layers of a codec that is not fused and tells what came of it;
             None leaves them as they are.
@@ -59,7 +63,9 @@ class CodecSetup:
     capture: Capture | None
     max_frames: int
     batching: bool
+    lane: Lane = field(default_factory=HostLane)
     room: GraphRoom | None = None
+    step_room: GraphRoom | None = None
     is_encoder_on_host: bool = False
     compile_layers: Callable[[Codec], tuple[str, ...]] | None = None
     notes: tuple[str, ...] = ()
@@ -99,7 +105,7 @@ class CodecSetup:
             notes += told
         streams = StreamDecoder(
             codec, num_slots, self.max_frames,
-            batching=self.batching, capture=self.capture, fused=fused,
+            batching=self.batching, capture=self.capture, fused=fused, lane=self.lane,
         )  # fmt: skip
         return streams, notes
 
@@ -127,7 +133,7 @@ def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
     fused = FusedChoice()
     if snake is not None:
         fused = find_fused_ops(precision, with_encoder=settings.codec_fused_encoder)
-    room = GraphRoom(device) if settings.cuda_graphs and device.type == "cuda" else None
+    lane, room, step_room = _lane_and_rooms(settings, device)
     return CodecSetup(
         precision=precision,
         snake=snake,
@@ -135,10 +141,27 @@ def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
         capture=None if room is None else CudaCapture(room),
         max_frames=settings.chunk_size,
         batching=settings.codec_batching,
+        lane=lane,
         room=room,
+        step_room=step_room,
         is_encoder_on_host=settings.encoder_on_host and device.type == "cuda",
         compile_layers=(
             partial(compile_codec, settings=settings) if settings.enable_torch_compile else None
         ),
         notes=(*set_backends(precision), *precision.notes, *snake_notes, *fused.notes),
     )
+
+
+def _lane_and_rooms(
+    settings: Settings, device: torch.device
+) -> tuple[Lane, GraphRoom | None, GraphRoom | None]:
+    """Give the codec's lane, its graphs' room, and the room of all other graphs."""
+    if device.type != "cuda":
+        return lane_of(device), None, None
+    if settings.num_streams == 1:
+        room = GraphRoom(device) if settings.cuda_graphs else None
+        return lane_of(device), room, room
+    if not settings.cuda_graphs:
+        return CardLane(device, torch.cuda.Stream(device, priority=LOW_PRIORITY)), None, None
+    room = GraphRoom(device, LOW_PRIORITY)
+    return CardLane(device, room.stream), room, GraphRoom(device, HIGH_PRIORITY)

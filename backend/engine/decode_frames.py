@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from backend.engine.codec_graphs import CodecGraphs
+from backend.engine.lanes import FramesInWork, lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from backend.core.contract import FrameChunk
     from backend.engine.codec_graphs import Capture
+    from backend.engine.lanes import Lane
     from backend.models.codec.codec import Codec
     from backend.models.codec.fused.decoder import FusedDecoder
     from backend.models.codec.fused.state import FusedPool
@@ -155,6 +157,7 @@ class StreamDecoder:
         batching: Whether slots are decoded together (``CODEC_BATCHING``).
         capture: Makes CUDA graphs of the step (``CUDA_GRAPHS``), or None for the eager path.
         fused: The same codec in fused operations (``CODEC_FUSED``), or None for its modules.
+        lane: Where the device works (``NUM_STREAMS``); None: with everything else.
     """
 
     def __init__(
@@ -166,9 +169,11 @@ class StreamDecoder:
         batching: bool = True,
         capture: Capture | None = None,
         fused: FusedDecoder | None = None,
+        lane: Lane | None = None,
     ) -> None:
         self._codec = codec
         self._device = codec.device
+        self._lane = lane or lane_of(self._device)
         is_bound_by_caches = self._device.type == "cpu" and capture is None
         most_frames = MOST_FRAMES_ON_CPU if is_bound_by_caches else most_frames_together(max_frames)
         self._steps: _Steps
@@ -189,6 +194,7 @@ class StreamDecoder:
             self._graphs = CodecGraphs(
                 self._steps, codec.num_codebooks, num_slots, BATCH_BUCKETS, self._device, capture
             )
+        self._lane.catch_up()
 
     @property
     def state_bytes(self) -> int:
@@ -201,6 +207,7 @@ class StreamDecoder:
 
         Kernels are compiled for all of them.
         """
+        self._lane.catch_up()
         self._steps.make_ready(self._plan.sizes(self._num_slots))
         if self._graphs is None:
             return
@@ -223,7 +230,8 @@ class StreamDecoder:
         """
         if not 0 <= slot < self._num_slots:
             raise ValueError(f"slot {slot} is not one of 0..{self._num_slots - 1}")
-        self._steps.pool.reset_row(slot)
+        with self._lane.working():
+            self._steps.pool.reset_row(slot)
         self._frames[slot] = 0
 
     def release(self, slot: int) -> None:
@@ -240,7 +248,23 @@ class StreamDecoder:
         Raises:
             ValueError: Codes have a wrong shape, or a slot occurs twice or does not exist.
         """
-        self._begin(chunks)
+        return self.begin(chunks).collect()
+
+    @torch.inference_mode()
+    def begin(self, chunks: Sequence[FrameChunk]) -> FramesInWork:
+        """Queue the work of ``decode`` in the codec's lane and go on: as ``decode`` otherwise.
+
+        More may be begun, and slots released and taken anew, before the samples are collected: the
+        lane keeps the order.
+        """
+        with self._lane.working():
+            begin = self._lane.mark()
+            samples = self._queue(chunks)
+            return FramesInWork(samples, begin, self._lane.mark())
+
+    def _queue(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
+        """Start everything; the arrays given are filled when the lane has got there."""
+        self._open_new(chunks)
         frame_length = self._codec.frame_length
         lengths = [chunk.codes.shape[1] for chunk in chunks]
         starts = np.cumsum([0, *lengths]).tolist()
@@ -251,14 +275,12 @@ class StreamDecoder:
             samples = self._run(chunks, pieces).unflatten(1, (-1, frame_length))
             places = [(starts[p.stream] + p.start, starts[p.stream] + p.stop) for p in pieces]
             _copy_rows(samples, places, on_host)
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
         for chunk, length in zip(chunks, lengths, strict=True):
             self._frames[chunk.slot] += length
         heard = on_host.view(-1).numpy()
         return [heard[a * frame_length : b * frame_length] for a, b in pairwise(starts)]
 
-    def _begin(self, chunks: Sequence[FrameChunk]) -> None:
+    def _open_new(self, chunks: Sequence[FrameChunk]) -> None:
         """Check everything before any stream moves; open what is new."""
         num_codebooks = self._codec.num_codebooks
         if len({chunk.slot for chunk in chunks}) < len(chunks):

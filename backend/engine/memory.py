@@ -1,7 +1,8 @@
 """The memory plan: what a model with these settings takes, and whether it fits.
 
 Made before anything is loaded, from sizes alone. The weights and the slots are counted exactly;
-the working memory is an estimate from above of the largest stage, as only one runs at a time.
+the working memory is an estimate from above of what runs at a time: one stage, or with two streams
+prompts beside the codec.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _LIVE_CODEC_TENSORS = 4
 """Tensors of full rate that a convolution block holds at a time: input, snake, output, sum."""
 _CUDA_LIBRARY_BYTES = 96 * _MIB
 """Workspaces that the matrix libraries keep: one for each stream that they work on."""
+_LIBRARY_BYTES_A_STREAM = 32 * _MIB
+"""The same of one stream."""
 _STEP_BUFFER_BYTES = 48 * _MIB
 """What the captured steps and prompts keep of their own."""
 _ON_CARD = {"decode": 22, "encode": 8}
@@ -77,6 +80,7 @@ class MemoryPlan:
         is_encoder_on_host: Whether the codec's encoding half stays in the host.
         kv_bits: Of stored keys and values, see ``kv_store``.
         scratch_positions: Of the slot of rows that only fill up.
+        num_streams: CUDA streams: with 2 a card's codec works while prompts are read.
     """
 
     config: DualARConfig
@@ -93,6 +97,7 @@ class MemoryPlan:
     is_encoder_on_host: bool = False
     kv_bits: int = 16
     scratch_positions: int = 0
+    num_streams: int = 1
 
     @property
     def weight_bytes(self) -> int:
@@ -129,6 +134,9 @@ class MemoryPlan:
     def workspace_bytes(self) -> int:
         """Most that a prefill, a decode of a chunk or an encoding needs while it runs."""
         libraries = _CUDA_LIBRARY_BYTES + _STEP_BUFFER_BYTES if self.on_cuda else 0
+        if self.on_cuda and self.num_streams > 1:
+            together = self._prefill_bytes() + self._codec_work_bytes()
+            return libraries + _LIBRARY_BYTES_A_STREAM + together
         return libraries + max(self._prefill_bytes(), self._codec_work_bytes())
 
     @property
@@ -194,6 +202,7 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
         is_encoder_on_host=settings.encoder_on_host and on_cuda,
         kv_bits=kv_bits(config, settings, precision.device)[0],
         scratch_positions=scratch_positions(config, settings, precision.device) if on_cuda else 0,
+        num_streams=settings.num_streams,
     )
 
 
@@ -246,6 +255,9 @@ def fitting_changes(plan: MemoryPlan, budget: int) -> list[str]:
     on_host = replace(plan, is_encoder_on_host=True)
     if plan.on_cuda and not plan.is_encoder_on_host and on_host.total_bytes <= budget:
         changes.append("ENCODER_ON_HOST=true")
+    in_turn = replace(plan, num_streams=1)
+    if budget >= in_turn.total_bytes < plan.total_bytes:
+        changes.append("NUM_STREAMS=1")
     small = replace(plan, chunk_frames=min(plan.chunk_frames, SMALL_CHUNK_FRAMES))
     if plan.on_cuda and budget >= small.total_bytes < plan.total_bytes:
         changes.append(f"CHUNK_SIZE={SMALL_CHUNK_FRAMES}")

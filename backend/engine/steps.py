@@ -41,6 +41,7 @@ class Steps:
         batch_sizes: Sizes that batches are filled up to, rising.
         bound_of: Rounds the longest length of a batch up.
         notes: What differs from what the settings asked for.
+        resident_rows: Steps of up to so many rows take the whole device.
     """
 
     run: Callable[[Tensor, StepPlan], Tensor]
@@ -48,6 +49,7 @@ class Steps:
     batch_sizes: tuple[int, ...]
     bound_of: Callable[[int], int] = int
     notes: tuple[str, ...] = ()
+    resident_rows: int = 0
 
 
 def choose_steps(
@@ -92,7 +94,7 @@ def choose_steps(
     if settings.batch_invariant == "on" and len(card.batch_sizes) > 1:
         notes += ("BATCH_INVARIANT: not kept, since the fused decode step is not used",)
     bound = partial(bound_of, max_positions=store.max_positions)
-    return Steps(card.run, card.warm_up, card.batch_sizes, bound, notes)
+    return Steps(card.run, card.warm_up, card.batch_sizes, bound, notes, card.resident_rows)
 
 
 def only_batch_size(settings: Settings) -> int | None:

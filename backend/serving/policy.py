@@ -292,7 +292,7 @@ class DeadlinePolicy:
         needed_s = self._admission_s(waiting[0], len(running))
         made_s = min(
             (
-                sequence.playback.lead_s(now, len(sequence.frames))
+                sequence.playback.lead_s(now, sequence.num_made)
                 for sequence in running
                 if sequence.playback is not None and sequence.credit > 0
             ),
@@ -334,7 +334,7 @@ def _in_need(
                 needy.append(sequence)
                 urgent.append(sequence)
             continue
-        lead_s = sequence.playback.lead_s(now, len(sequence.frames))
+        lead_s = sequence.playback.lead_s(now, sequence.num_made)
         if lead_s < COMFORT_S:
             is_contested = True
         if lead_s <= AHEAD_S:

@@ -14,15 +14,16 @@ from bisect import insort
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from backend.core.contract import BatchingEngine, FrameChunk, TimedEngine
+from backend.core.contract import BatchingEngine, TimedEngine
 from backend.core.errors import DeadlineExceededError, GenerationError, TTSError
-from backend.core.types import AudioChunk, FinishReason
+from backend.core.types import FinishReason
 from backend.serving.admission import (
     estimate_frames,
     forecast,
     refusal,
     time_limit_s,
 )
+from backend.serving.codec_work import CodecWork
 from backend.serving.cost_model import CostModel
 from backend.serving.limits import SchedulerLimits
 from backend.serving.playback import PlaybackClock
@@ -73,6 +74,7 @@ class Scheduler:
             FifoPolicy() if is_fifo else DeadlinePolicy(self.cost, reads_together=reads_together)
         )
         self._prompts = KnownPrompts(engine)
+        self._codec = CodecWork(engine, self.cost, clock)
         self._waiting: list[Sequence] = []
         """Sorted by ``due_at``."""
         self._running: dict[str, Sequence] = {}
@@ -127,6 +129,7 @@ class Scheduler:
             sequence.listener.failed(error)
         self._waiting.clear()
         self._running.clear()
+        self._codec.forget()
 
     def step(self) -> bool:
         """Do one round of work.
@@ -138,7 +141,7 @@ class Scheduler:
         self._give_up_late_ones()
         is_admitting = self._admit()
         is_stepping = self._decode_step()
-        is_decoding = self._decode_chunks()
+        is_decoding = self._decode_chunks(can_wait=is_admitting or is_stepping)
         for sequence in [s for s in self._running.values() if s.is_done]:
             self._finish(sequence)
         is_busy = is_admitting or is_stepping or is_decoding
@@ -274,7 +277,7 @@ class Scheduler:
         if not batch:
             return False
         with self._failing(batch):
-            results = self._engine.decode_step([_slot_of(s) for s in batch])
+            results = self._engine.decode_step([s.held_slot for s in batch])
             ended = self._clock()
             self.cost.step.observe(len(batch), ended - started)
             share_s = (ended - started) / len(batch)
@@ -284,22 +287,29 @@ class Scheduler:
                 _take_frame(sequence, result)
         return True
 
-    def _decode_chunks(self) -> bool:
-        started = self._clock()
-        due = self._policy.pick_chunks(self._running.values(), self._admissible(), started)
+    def _decode_chunks(self, *, can_wait: bool) -> bool:
+        """Hand out what the codec has made and give it what is due.
+
+        Args:
+            can_wait: Whether there is other work as long as the codec is at it.
+        """
+        was_busy = self._codec.is_busy
+        if was_busy:
+            if can_wait and not self._codec.is_ready:
+                return True
+            self._hand_out()
+        due = self._policy.pick_chunks(self._running.values(), self._admissible(), self._clock())
         if not due:
-            return False
+            return was_busy
         with self._failing(due):
-            chunks = [FrameChunk(_slot_of(s), s.take_chunk()) for s in due]
-            sounds = self._engine.decode_frames(chunks)
-            ended = self._clock()
-            self.cost.codec.observe(sum(chunk.codes.shape[1] for chunk in chunks), ended - started)
-            share_s = (ended - started) / len(due)
-            for sequence, chunk, samples in zip(due, chunks, sounds, strict=True):
-                sequence.codec_s += share_s
-                sequence.sent(chunk.codes.shape[1], ended)
-                sequence.listener.audio(AudioChunk(samples, chunk.codes))
+            self._codec.begin(due, num_rows=len(self._running))
+        if not self._codec.is_beside:
+            self._hand_out()
         return True
+
+    def _hand_out(self) -> None:
+        with self._failing(self._codec.listening):
+            self._codec.hand_out()
 
     @contextmanager
     def _failing(self, sequences: list[Sequence]) -> Iterator[None]:
@@ -337,11 +347,6 @@ class Scheduler:
 
 def _due_at(sequence: Sequence) -> float:
     return sequence.due_at
-
-
-def _slot_of(sequence: Sequence) -> int:
-    assert sequence.slot is not None
-    return sequence.slot
 
 
 def _take_frame(sequence: Sequence, result: StepResult) -> None:

@@ -73,7 +73,8 @@ class Sequence:
         chunk_frames: Frames of the next chunk: doubling in a stream, the largest otherwise.
         least_frames: A chunk that is sent early, to bridge a gap, has at least so many frames.
         slot: Held while running or draining.
-        frames: Frames drawn and not yet decoded, each ``[K]``.
+        frames: Frames drawn and not yet given to the codec, each ``[K]``.
+        num_in_codec: Frames that the codec has and whose sound is not there yet.
         num_frames: Frames drawn in all.
     """
 
@@ -97,6 +98,7 @@ class Sequence:
     slot: int | None = None
     finish_reason: FinishReason = FinishReason.STOP
     frames: list[NDArray[np.int32]] = field(default_factory=list)
+    num_in_codec: int = 0
     num_frames: int = 0
     queue_s: float = 0.0
     prefill_s: float = 0.0
@@ -136,7 +138,18 @@ class Sequence:
     @property
     def is_done(self) -> bool:
         """Whether everything has been decoded."""
-        return self.status is SequenceStatus.DRAINING and not self.frames
+        return self.status is SequenceStatus.DRAINING and not self.num_made
+
+    @property
+    def num_made(self) -> int:
+        """Frames drawn and not yet heard."""
+        return len(self.frames) + self.num_in_codec
+
+    @property
+    def held_slot(self) -> int:
+        """The slot of a sequence that has one."""
+        assert self.slot is not None
+        return self.slot
 
     @property
     def num_left(self) -> int:
@@ -148,6 +161,7 @@ class Sequence:
     def take_chunk(self) -> NDArray[np.int32]:
         """Take the next chunk's codes ``[K, F]``; the one after it may be twice as large."""
         chunk, self.frames = self.frames[: self.chunk_frames], self.frames[self.chunk_frames :]
+        self.num_in_codec = len(chunk)
         if self.playback is not None:
             self.chunk_frames = min(2 * len(chunk), self.max_chunk_frames)
         return np.array(chunk, dtype=np.int32).T.copy()
@@ -160,7 +174,8 @@ class Sequence:
         self.credit += 1
 
     def sent(self, num_frames: int, now: float) -> None:
-        """Note that a chunk went to the listener."""
+        """Note that the chunk taken last went to the listener."""
+        self.num_in_codec = 0
         if self.playback is not None and self.playback.send(
             num_frames, now, has_taken_all=self.has_taken_all
         ):

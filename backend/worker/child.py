@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
+from backend.core.threads import share_interpreter
 from backend.worker.engine_loop import EngineLoop
 from backend.worker.framing import Outbox, read_message
 from backend.worker.protocol import Began, Crashed
@@ -38,6 +39,7 @@ def main() -> NoReturn:
     _leave_stopping_to_the_parent()
     _end_with_the_parent()
     faulthandler.enable()
+    share_interpreter()
     try:
         source, *_ = read_message(inbound)
         source.prepare_process()

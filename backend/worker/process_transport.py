@@ -30,6 +30,10 @@ STOP_TIMEOUT_S = 30.0
 _EXIT_GRACE_S = 5.0
 """A process whose pipe is closed is ending; this long it may take to."""
 
+_PIPE_BYTES = 1 << 20
+"""Where the system lets one choose: first sounds of 64 listeners are 0.5 MB and must not wait for a
+reader that is busy."""
+
 _ROOT = Path(__file__).resolve().parents[2]
 _BOOT = (
     f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from backend.worker.child import main; main()"
@@ -120,8 +124,9 @@ class ProcessTransport:
         # that made it
         with self._lock:
             self._process = process = subprocess.Popen(  # noqa: S603 - this Python, this program
-                [sys.executable, "-c", _BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+                [sys.executable, "-c", _BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                pipesize=_PIPE_BYTES,
+            )  # fmt: skip
             if self._is_killed:
                 process.kill()
         return process

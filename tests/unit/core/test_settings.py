@@ -91,7 +91,7 @@ def test_foreign_keys_in_the_environment_are_left_alone(monkeypatch: pytest.Monk
         ("QUANTIZATION", "int3"),
         ("LOG_LEVEL", "loud"),
         ("ENABLE_TORCH_COMPILE", "perhaps"),
-        ("NUM_STREAMS", "2"),
+        ("NUM_STREAMS", "3"),
         ("CACHE_LIMIT", "-1"),
         ("MODEL", ""),
     ],
