@@ -154,8 +154,8 @@ def measure_run(options: argparse.Namespace, directory: Path, settings: Settings
 def _small_memory(
     options: argparse.Namespace, directory: Path, settings: Settings
 ) -> dict[str, Any] | None:
-    """Peak memory of an engine of a given size, in its own life; None on a CPU."""
-    if choose_precision(settings).device.type != "cuda":
+    """Peak memory of an engine of a given size, in its own life; None on a CPU or unasked."""
+    if choose_precision(settings).device.type != "cuda" or not options.memory_slots:
         return None
     changed = {name: getattr(settings, name) for name in _varied()}
     slots, positions = options.memory_slots, options.memory_positions

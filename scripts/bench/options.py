@@ -49,7 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-seq-len", type=int, default=1024, help="positions of a slot")
     add("--prompt-positions", type=int, default=250, help="length of the prompts")
     add("--steps", type=int, default=30, help="repetitions of a decode step")
-    add("--memory-slots", type=int, default=16, help="slots of the memory measurement (cards)")
+    add("--memory-slots", type=int, default=16, help="slots of the memory measurement; 0: none")
     add("--memory-positions", type=int, default=1024, help="positions of its slots")
     add(
         "--kv-quantization", choices=("none", "int8", "int4"), default="none", help="as the setting"
