@@ -207,7 +207,7 @@ class OptimizedEngine:
     def warm_up(self) -> None:
         """Run every stage, so that the first request does not pay for first calls, and time it."""
         codes = np.zeros((self._info.num_codebooks, 2), dtype=np.int32)
-        if self._model.encoder.is_loaded:  # a large one waits until a recording comes
+        if self._model.encoder.is_loaded:  # a large one waits for a quiet moment
             codes = self.encode_reference(np.zeros(self._info.frame_length * 2, dtype=np.float32))
         turn = Turn(WARM_UP_TEXT, codes)
         self._streams.warm_up()
@@ -226,8 +226,13 @@ class OptimizedEngine:
         return self._timings
 
     def prepare_one(self) -> bool:
-        """Capture one of the codec's graphs that ``warm_up`` put off; False when there is none."""
-        return self._streams.prepare_one()
+        """Do one thing that ``warm_up`` put off; False when there is none left.
+
+        On a card: load the codec's encoder, capture a graph of it or of the codec's decoding half.
+        """
+        with self._codec_setup.lane.working():  # see ``encode_reference``
+            is_encoder_busy = self._model.encoder.prepare_one()
+        return is_encoder_busy or self._streams.prepare_one()
 
     def encode_reference(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``."""

@@ -97,9 +97,9 @@ class Settings(BaseSettings):
     """Make samples in the codec's own Triton kernels where Triton is installed, `CODEC_PRECISION`
     is not `fp32` and the card's compute capability is 8.0 or above. No effect on a CPU."""
 
-    codec_fused_encoder: bool = False
-    """Run the encoder of recordings in these kernels as well. Off: their products in TF32 are
-    coarser than the library's, and a third of a recording's codes become others."""
+    codec_fused_encoder: bool = True
+    """Run the encoder of recordings in these kernels as well, under the same conditions and with
+    `ENCODER_ON_HOST=false`. `false` leaves its convolutions to PyTorch."""
 
     fused_kernels: bool = True
     """Run the transformer's decode step in the project's own Triton kernels where Triton is

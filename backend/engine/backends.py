@@ -15,7 +15,8 @@ def set_backends(codec: CodecPrecision) -> tuple[str, ...]:
 
     - TF32 convolutions (float32 with 10 bits of mantissa in the products) only where the codec may
       round anyway; they are the encoder's, which stays in float32. Matrix products in float32 keep
-      all bits: the quantizer's are among them, and a rounded residual picks other codes.
+      all bits: the quantizer's are among them, and a rounded residual picks other codes. (The
+      encoder's transformers allow themselves TF32 while they run.)
     - ``cudnn.benchmark`` off: references have any length, and each new one would be measured. The
       graphs of the codec, whose shapes are fixed, turn it on while they are captured.
 
@@ -24,9 +25,8 @@ def set_backends(codec: CodecPrecision) -> tuple[str, ...]:
     """
     if codec.device.type != "cuda":
         return ()
-    allow_tf32 = codec.name != "fp32"
-    torch.backends.cudnn.allow_tf32 = allow_tf32
+    torch.backends.cudnn.allow_tf32 = codec.rounds_float32
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    tf32 = "TF32 convolutions" if allow_tf32 else "no TF32"
+    tf32 = "TF32 outside the codebooks" if codec.rounds_float32 else "no TF32"
     return (f"codec: {codec.name}, its encoder fp32 with {tf32}",)

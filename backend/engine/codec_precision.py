@@ -40,6 +40,11 @@ class CodecPrecision:
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
 
+    @property
+    def rounds_float32(self) -> bool:
+        """Whether float32 convolutions and layers may run in TF32 (10 bits in the products)."""
+        return self.device.type == "cuda" and self.name != "fp32"
+
 
 def choose_codec_precision(wanted: CodecPrecisionName, device: torch.device) -> CodecPrecision:
     """Pick the codec's number format.

@@ -20,6 +20,7 @@ from backend.engine.codec_precision import (
 )
 from backend.engine.compiling import CODEC_LAYERS, compile_codec, not_compiled
 from backend.engine.decode_frames import StreamDecoder
+from backend.engine.encode_graphs import EncodeCapture
 from backend.engine.encode_reference import ReferenceEncoder
 from backend.engine.lanes import HIGH_PRIORITY, LOW_PRIORITY, CardLane, HostLane, lane_of
 from backend.models.codec.fused.decoder import FusedDecoder
@@ -88,7 +89,10 @@ class CodecSetup:
         """
         return ReferenceEncoder(
             directory, self.precision.device, self.snake,
-            is_on_host=self.is_encoder_on_host, room=self.room, fused_ops=self.fused.encode,
+            is_on_host=self.is_encoder_on_host, room=self.room,
+            capture=None if self.room is None else EncodeCapture(self.room),
+            rounds_products=self.precision.rounds_float32,
+            fused_ops=self.fused.encode,
         )  # fmt: skip
 
     def stream_decoder(self, codec: Codec, num_slots: int) -> tuple[StreamDecoder, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from backend.engine.encode_graphs import EncodeGraphs
 from backend.engine.host_weights import stream_from_host
 from backend.models.codec.fused.encoder import FusedEncoder, why_encoder_not_fused
 from backend.models.codec.layers import CausalConv1d, ConvNeXtBlock
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from backend.engine.capture import GraphRoom
+    from backend.engine.encode_graphs import Capture
     from backend.models.codec.codec import Codec
     from backend.models.codec.fused.ops import FusedOps
     from backend.models.codec.layers import SnakeKernel
@@ -40,8 +42,9 @@ is what the caches bear, on a card 256 frames keep it busy."""
 _CHUNK_FRAMES_ON_HOST = 32
 """The same where the weights stay in the host, which is asked for where memory is short."""
 _MOST_TOGETHER = 8
-_COMPILED = ((1, 8), (1, 32), (1, 128))
-"""Recordings and frames whose kernels are there when the weights are."""
+COMPILED = ((1, 1), (1, 12), (1, 88))
+"""Recordings and frames whose kernels are there when the weights are: those of any other length,
+and of several recordings, are among them."""
 _STREAMED = (CausalConv1d, ConvNeXtBlock, TransformerBlock)
 """Layers that come to the card one by one where the weights stay in the host."""
 
@@ -60,6 +63,10 @@ class ReferenceEncoder:
         snake: The fused activation, or None.
         is_on_host: Whether the weights stay in the host and come to the device a layer at a time.
         room: Whose memory the work may use, or None.
+        capture: Makes CUDA graphs of single recordings, or None for the eager path. Weights in the
+            host go without always.
+        rounds_products: Whether the transformers may run in TF32 on a card, as the convolutions do
+            by PyTorch's own setting. The codebooks never do.
         fused_ops: What the fused convolutions run on, or None for the codec's modules. Weights in
             the host go through the modules always.
 
@@ -77,6 +84,8 @@ class ReferenceEncoder:
         *,
         is_on_host: bool = False,
         room: GraphRoom | None = None,
+        capture: Capture | None = None,
+        rounds_products: bool = False,
         fused_ops: FusedOps | None = None,
     ) -> None:
         self._directory = directory
@@ -84,6 +93,9 @@ class ReferenceEncoder:
         self._snake = snake
         self._is_on_host = is_on_host
         self._room = room
+        self._rounds_products = rounds_products
+        self._capture = None if is_on_host else capture
+        self._graphs: EncodeGraphs | None = None
         self._fused_ops = None if is_on_host else fused_ops
         self.num_bytes = check_codec(directory, "encode")
         self._codec: Codec | None = None
@@ -94,6 +106,19 @@ class ReferenceEncoder:
     def is_loaded(self) -> bool:
         """Whether the weights are in memory."""
         return self._codec is not None
+
+    def prepare_one(self) -> bool:
+        """Load the weights, or capture a graph; False when there is nothing left to do.
+
+        For a moment in which nobody waits, so that no voice that comes later does. Without graphs
+        there is nothing to prepare.
+        """
+        if self._capture is None:
+            return False
+        if self._graphs is None:
+            self._graphs = EncodeGraphs(self._codec or self._load(), self._capture)
+            return True
+        return self._graphs.prepare_one()
 
     def encode(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn ``[S]`` float32 samples into codes ``[K, F]``, ``F = ceil(S / frame_length)``.
@@ -127,6 +152,10 @@ class ReferenceEncoder:
         return [codes[idx] for idx in range(len(recordings))]
 
     def _encode(self, recordings: list[NDArray[np.float32]]) -> list[NDArray[np.int32]]:
+        if self._graphs is not None and len(recordings) == 1:
+            [samples] = recordings
+            if self._graphs.can_encode(len(samples)):
+                return [self._graphs.encode(samples)]
         codec = self._codec or self._load()
         batch = np.zeros((len(recordings), max(map(len, recordings))), np.float32)
         for row, samples in zip(batch, recordings, strict=True):
@@ -154,25 +183,33 @@ class ReferenceEncoder:
         if self._is_on_host:
             stream_from_host(codec, _STREAMED, self._device)
         codec.use_snake_kernel(self._snake)
+        for module in codec.modules():
+            if isinstance(module, WindowTransformer):
+                module.rounds_products = self._rounds_products
+        self._reserve_positions(codec, 1)
         if self._fused_ops is not None:
-            _use_fused(codec, self._fused_ops)
+            _use_fused(codec, self._fused_ops, self._room)
         if self.num_bytes > MOST_EAGER_BYTES:
             _log.info("the codec's encoder is loaded (%d MiB)", self.num_bytes // 2**20)
         self._codec = codec
         return codec
 
 
-def _use_fused(codec: Codec, ops: FusedOps) -> None:
-    """Let a codec encode in fused operations where that is possible."""
+def _use_fused(codec: Codec, ops: FusedOps, room: GraphRoom | None) -> None:
+    """Let a codec encode in fused operations where that is possible; tried out in ``room``."""
     reason = why_encoder_not_fused(codec)
-    if reason is None:
-        fused = FusedEncoder(codec, ops)
-        try:
-            fused.compile_for(_COMPILED)
-        except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
-            reason = f"Triton failed ({error})"
-        else:
-            fused.take_weights()
-            codec.fused_encoder = fused
-            return
-    _log.warning("CODEC_FUSED_ENCODER: the encoder runs in plain PyTorch, since %s", reason)
+    if reason is not None:
+        _log.info("the codec's encoder runs in plain PyTorch, since %s", reason)
+        return
+    fused = FusedEncoder(codec, ops)
+    try:
+        with nullcontext() if room is None else room.working():
+            fused.try_out(COMPILED)
+    except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
+        _log.warning(
+            "CODEC_FUSED_ENCODER: the encoder runs in plain PyTorch, since Triton failed (%s)",
+            error,
+        )
+        return
+    fused.take_weights()
+    codec.fused_encoder = fused

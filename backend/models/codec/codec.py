@@ -168,9 +168,27 @@ class Codec(nn.Module):
         chunk_length = chunk_frames * self.frame_length
         if samples.shape[-1] <= chunk_length:
             return self._encode(self.encoder, samples, None)
-        state = self._new_encode_state(samples.shape[0])
+        state = self.new_encode_state(samples.shape[0])
         chunks = samples.split(chunk_length, dim=-1)
         return torch.cat([self._encode(self.encoder, chunk, state) for chunk in chunks], dim=-1)
+
+    @torch.inference_mode()
+    def encode_stream(self, samples: Tensor, state: EncodeState) -> Tensor:
+        """Turn the next samples of ``B`` recordings into their codes.
+
+        Nothing is read on the host if the state's ``lengths`` are None and the rotary tables have
+        room: then the call can be captured as a CUDA graph.
+
+        Args:
+            samples: ``[B, S]`` in the codec's dtype and on its device; S is a multiple of
+                ``frame_length``.
+            state: From ``new_encode_state``; advanced by S samples.
+
+        Returns:
+            ``[B, K, S / frame_length]`` int64.
+        """
+        assert self.encoder is not None
+        return self._encode(self.encoder, samples[:, None], state)
 
     @torch.inference_mode()
     def decode_frames(self, codes: Tensor) -> Tensor:
@@ -288,7 +306,8 @@ class Codec(nn.Module):
         latents = self.quantizer.upsampled(codes, state.attentions[0], histories)
         return self.decoder(latents, histories).squeeze(1)
 
-    def _new_encode_state(self, batch_size: int) -> EncodeState:
+    def new_encode_state(self, batch_size: int = 1) -> EncodeState:
+        """Give the state of ``batch_size`` recordings that have not begun."""
         assert self.encoder is not None
         assert self.quantizer.downsample is not None
         device, dtype = self.device, self.dtype

@@ -34,7 +34,7 @@ class VectorQuantizer(nn.Module):
         # 1x1 convolutions by name and shape; applied as matrices over the last dimension.
         self.in_proj = nn.Conv1d(dim, codebook_dim, 1)
         self.out_proj = nn.Conv1d(codebook_dim, dim, 1)
-        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.codebook = _codebook(codebook_size, codebook_dim)
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Give the code whose vector points most nearly where each latent points.
@@ -57,6 +57,14 @@ class VectorQuantizer(nn.Module):
         """
         codes = codes.clamp(0, self.codebook.num_embeddings - 1)
         return _apply(self.out_proj, F.embedding(codes, widened(self.codebook.weight)))
+
+
+def _codebook(num_entries: int, width: int) -> nn.Embedding:
+    """Random entries; none on the meta device, where drawing them imports the compiler."""
+    table = torch.empty(num_entries, width)
+    if not table.is_meta:
+        nn.init.normal_(table)
+    return nn.Embedding.from_pretrained(table, freeze=False)
 
 
 def _apply(projection: nn.Conv1d, x: Tensor) -> Tensor:

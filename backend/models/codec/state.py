@@ -125,6 +125,21 @@ class EncodeState(StreamState):
 
     fused: FusedPool | None = None
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor of the state, rows first."""
+        yield from StreamState.tensors(self)
+        if self.fused is not None:
+            yield from (self.fused.histories, self.fused.positions)
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Put all rows back to the beginning; reads nothing on the host."""
+        for tensor in self.tensors():
+            tensor.zero_()
+        for attention in self.attentions:
+            if attention.lengths is not None:
+                attention.lengths = [0] * len(attention.lengths)
+
 
 def new_attention_state(
     config: TransformerConfig, batch_size: int, device: torch.device, dtype: torch.dtype

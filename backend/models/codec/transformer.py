@@ -12,6 +12,7 @@ Source:
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ from backend.models.codec.layers import widened
 from backend.models.codec.rope import RotaryTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from backend.models.codec.config import TransformerConfig
     from backend.models.codec.state import AttentionState
@@ -232,6 +233,8 @@ class WindowTransformer(nn.Module):
         self.input_proj = nn.Linear(input_dim, config.dim) if has_own_width else nn.Identity()
         self.output_proj = nn.Linear(config.dim, input_dim) if has_own_width else nn.Identity()
         self.rotary = RotaryTable(config.head_dim, config.rope_base)
+        self.rounds_products = False
+        """Whether a card may round float32 to TF32 in the layers, as it does in convolutions."""
 
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
         """Map ``[B, T, C]`` to the same shape.
@@ -250,10 +253,24 @@ class WindowTransformer(nn.Module):
             blocks = window_blocks(num_positions, window, window - 1, state.positions, x.device)
         if x.is_cuda:  # else every layer would turn its masks of booleans into numbers
             blocks = [block._replace(mask=_additive(block.mask, x.dtype)) for block in blocks]
-        h = self.input_proj(x)
-        for idx, layer in enumerate(self.layers):
-            past = None if state is None else (state.keys[idx], state.values[idx])
-            h = layer(h, turns, blocks, past)
+        with _tf32_products() if self.rounds_products else nullcontext():
+            h = self.input_proj(x)
+            for idx, layer in enumerate(self.layers):
+                past = None if state is None else (state.keys[idx], state.values[idx])
+                h = layer(h, turns, blocks, past)
+            h = self.output_proj(self.norm(h))
         if state is not None:
             state.advance(num_positions)
-        return self.output_proj(self.norm(h))
+        return h
+
+
+@contextmanager
+def _tf32_products() -> Iterator[None]:
+    """Let float32 matrix products on a card run in TF32 meanwhile."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before

@@ -207,6 +207,8 @@ def _folded(base: str, magnitude: Tensor, direction: Tensor) -> Tensor:
         raise CheckpointMismatchError(
             f"{base}: weight norm of {tuple(magnitude.shape)} does not fit {tuple(direction.shape)}"
         )
+    if direction.is_meta:  # no values; a norm of none would import the compiler
+        return direction
     lengths = torch.linalg.vector_norm(direction.flatten(1), dim=1)
     factors = magnitude.flatten() / lengths
     return direction * factors.view(-1, *[1] * (direction.ndim - 1))

@@ -55,7 +55,7 @@ def test_process_wide_flags_follow_the_precision_and_are_told(monkeypatch):
         assert set_backends(choose_codec_precision("auto", CPU)) == ()
     finally:
         cudnn.allow_tf32, cudnn.benchmark = before
-    assert "TF32 convolutions" in rounded
+    assert "TF32 outside the codebooks" in rounded
     assert "no TF32" in exact
 
 

@@ -104,6 +104,16 @@ class FusedEncoder:
         self._is_dry = False
 
     @torch.inference_mode()
+    def try_out(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compile for these sizes and encode silence; raises what this machine has against it."""
+        self.compile_for(sizes)
+        for batch, frames in sizes:
+            length = frames * self._codec.frame_length
+            samples = torch.zeros(batch, length, device=self._codec.device)
+            if not bool(self.encode(samples, self.new_pool(batch), None).isfinite().all()):
+                raise RuntimeError("what it makes are no latents")
+
+    @torch.inference_mode()
     def encode(
         self, samples: Tensor, pool: FusedPool, attentions: Iterator[AttentionState] | None
     ) -> Tensor:
@@ -135,19 +145,30 @@ class FusedEncoder:
     def _pack(self, block: Any) -> None:
         entry, *stages, snake, last = block
         places = Places()
-        self._entry, self._entry_place = _packed_entry(entry), places.take(_TAPS - 1, 1)
-        self._stages = [_packed_stage(stage, places) for stage in stages]
+        self._entry = self._rounded(_packed_entry(entry))
+        self._entry_place = places.take(_TAPS - 1, 1)
+        self._stages = [self._rounded_stage(_packed_stage(stage, places)) for stage in stages]
         self._first_place = self._stages[0].units[0].place
-        self._exit_wave, self._exit = packed_wave(snake), packed_conv(last)
+        self._exit_wave, self._exit = packed_wave(snake), self._rounded(packed_conv(last))
         self._exit_place = places.take(last.history_length, last.conv.in_channels)
         self._width = places.width
+
+    def _rounded_stage(self, stage: Stage) -> Stage:
+        units = tuple(
+            replace(unit, wide=self._rounded(unit.wide), narrow=self._rounded(unit.narrow))
+            for unit in stage.units
+        )
+        return replace(stage, units=units, shrink=self._rounded(stage.shrink))
+
+    def _rounded(self, layer: Product) -> Product:
+        return replace(layer, weight=self._ops.rounded(layer.weight))
 
     def _windows(self, samples: Tensor, streams: Streams) -> Signal:
         """Give the samples that each output of the first convolution sees, filled up with zeros."""
         assert self._entry_place is not None
         start, size = self._entry_place.start, self._entry_place.size
         past = streams.pool.histories[:, start : start + size]
-        joined = torch.cat((past, samples), dim=1)
+        joined = torch.cat((past, self._ops.rounded(samples)), dim=1)
         past.copy_(joined[:, -size:])
         windows = F.pad(joined.unfold(1, _TAPS, 1), (0, LEAST_CHANNELS - _TAPS))
         return Signal(windows, self._codec.frame_length)
@@ -177,7 +198,8 @@ class FusedEncoder:
             return x, waved
         y = stage.transformer(x.body, None if attentions is None else next(attentions))
         x.body.copy_(y)
-        waved.body.copy_(torch.addcmul(y, (y * wave.alpha).sin_().square_(), wave.inverse))
+        wave_of_y = torch.addcmul(y, (y * wave.alpha).sin_().square_(), wave.inverse)
+        waved.body.copy_(self._ops.rounded(wave_of_y))
         recall_past(streams, waved)
         return x, waved
 

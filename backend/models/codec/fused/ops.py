@@ -38,6 +38,14 @@ class FusedOps(Protocol):
         """Give memory for a signal."""
         ...
 
+    def rounded(self, x: Tensor) -> Tensor:
+        """Give weights or samples as products take them.
+
+        Operations whose products keep less of a float32 value than it has round what they write
+        for products; what comes from elsewhere is to be rounded by this.
+        """
+        ...
+
     def look_up(self, codes: Tensor, lookups: FoldedLookups, out: Signal) -> None:
         """Write what ``codes [B, K, F]`` stand for."""
         ...
@@ -99,6 +107,10 @@ class TorchOps:
     def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
         """See ``FusedOps``."""
         return like.new_empty(shape)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """See ``FusedOps``: nothing is lost here."""
+        return x
 
     def look_up(self, codes: Tensor, lookups: FoldedLookups, out: Signal) -> None:
         """See ``FusedOps``."""
@@ -198,6 +210,11 @@ def unit_by_products(
         streams, unit.narrow, inner, plain=x if keeps_x else None, waved=waved, wave=wave,
         residual=x,
     )  # fmt: skip
+
+
+def rounded_to_tf32(x: Tensor) -> Tensor:
+    """Round float32 values to 10 bits of mantissa, halves away from zero."""
+    return (x.view(torch.int32) + 0x1000).bitwise_and_(-0x2000).view(torch.float32)
 
 
 def keep_past(streams: Streams, source: Signal) -> None:

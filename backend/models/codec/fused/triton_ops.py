@@ -20,7 +20,7 @@ from backend.models.codec.fused.kernels.edges import (
 )
 from backend.models.codec.fused.kernels.product import product_kernel
 from backend.models.codec.fused.kernels.unit import unit_kernel
-from backend.models.codec.fused.ops import SQUARES_OF, unit_by_products
+from backend.models.codec.fused.ops import SQUARES_OF, rounded_to_tf32, unit_by_products
 from backend.models.codec.fused.tiles import k_block, product_tile, split_channels, unit_tile
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class TritonOps:
         return (
             like.new_empty(shape[2]).expand(shape) if self._is_compiling else like.new_empty(shape)
         )
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """See ``FusedOps``: to the nearest of the values that ``tf32`` has."""
+        return rounded_to_tf32(x) if self._precision == "tf32" else x
 
     def look_up(self, codes: Tensor, lookups: FoldedLookups, out: Signal) -> None:
         """See ``FusedOps``."""

@@ -27,6 +27,19 @@ def snake_of(y, alpha, inverse):
 
 
 @triton.jit
+def rounded(x, PRECISION: tl.constexpr):
+    """Give float32 values as a product is to take them.
+
+    The matrix units of ``tf32`` cut off all but 10 bits of the mantissa, which makes every value
+    smaller; so it is rounded to these bits before.
+    """
+    if PRECISION == "tf32":
+        bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        x = bits.to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
 def carry_past(
     program, source_ptr, source_batch, save_step, result_ptr, result_batch, pool_ptr, pool_stride,
     rows_ptr, lengths_ptr, save_at, save_count, load_at, load_count, num_chunks,

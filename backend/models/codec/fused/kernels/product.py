@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from backend.models.codec.fused.kernels.pieces import carry_past, snake_of
+from backend.models.codec.fused.kernels.pieces import carry_past, rounded, snake_of
 
 
 # Every other value of these would be a kernel of its own to compile.
@@ -107,5 +107,6 @@ def product_kernel(
         if HAS_WAVED:
             alpha = tl.load(alpha_ptr + column)[None, :]
             acc = snake_of(acc, alpha, tl.load(inverse_ptr + column)[None, :])
+            acc = rounded(acc, PRECISION)
             rows = waved_ptr + (stream * waved_batch + within)[:, None]
             tl.store(rows + offs_n[None, :], acc.to(waved_ptr.dtype.element_ty), mask=mask)

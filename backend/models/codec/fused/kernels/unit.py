@@ -5,27 +5,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from backend.models.codec.fused.kernels.pieces import carry_past, snake_of
+from backend.models.codec.fused.kernels.pieces import carry_past, rounded, snake_of
 
 
 @triton.jit
-def _inner(acc, bias_ptr, alpha_ptr, inverse_ptr, columns, DTYPE: tl.constexpr):
+def _inner(
+    acc, bias_ptr, alpha_ptr, inverse_ptr, columns, PRECISION: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
     acc += tl.load(bias_ptr + columns)[None, :]
     alpha, inverse = tl.load(alpha_ptr + columns), tl.load(inverse_ptr + columns)
-    return snake_of(acc, alpha[None, :], inverse[None, :]).to(DTYPE)
+    return rounded(snake_of(acc, alpha[None, :], inverse[None, :]), PRECISION).to(DTYPE)
 
 
 @triton.jit
 def _finish(
     acc, columns, bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask,
-    KEEPS_X: tl.constexpr, DTYPE: tl.constexpr,
+    KEEPS_X: tl.constexpr, PRECISION: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     acc += tl.load(bias_ptr + columns)[None, :]
     acc += tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     if KEEPS_X:
         tl.store(x_rows + columns[None, :], acc.to(DTYPE), mask=mask)
     alpha, inverse = tl.load(alpha_ptr + columns), tl.load(inverse_ptr + columns)
-    waved = snake_of(acc, alpha[None, :], inverse[None, :])
+    waved = rounded(snake_of(acc, alpha[None, :], inverse[None, :]), PRECISION)
     tl.store(waved_rows + columns[None, :], waved.to(DTYPE), mask=mask)
 
 
@@ -90,19 +92,21 @@ def unit_kernel(
         mask = (offs_m < M)[:, None]
         x_rows = x_ptr + (stream * x_batch + t * C)[:, None]
         waved_rows = waved_ptr + (stream * waved_batch + t * C)[:, None]
-        h1 = _inner(acc1, wide_bias_ptr, inner_alpha_ptr, inner_inverse_ptr, c1, DTYPE)
+        h1 = _inner(acc1, wide_bias_ptr, inner_alpha_ptr, inner_inverse_ptr, c1, PRECISION,
+                    DTYPE)  # fmt: skip
         w11 = tl.load(narrow_ptr + (c1 * C)[:, None] + c1[None, :])
         y1 = tl.dot(h1, tl.trans(w11), input_precision=PRECISION)
         if C2 > 0:
-            h2 = _inner(acc2, wide_bias_ptr, inner_alpha_ptr, inner_inverse_ptr, c2, DTYPE)
+            h2 = _inner(acc2, wide_bias_ptr, inner_alpha_ptr, inner_inverse_ptr, c2, PRECISION,
+                        DTYPE)  # fmt: skip
             w12 = tl.load(narrow_ptr + (c1 * C)[:, None] + c2[None, :])
             y1 = tl.dot(h2, tl.trans(w12), y1, input_precision=PRECISION)
         _finish(y1, c1, narrow_bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask,
-                KEEPS_X, DTYPE)  # fmt: skip
+                KEEPS_X, PRECISION, DTYPE)  # fmt: skip
         if C2 > 0:
             w21 = tl.load(narrow_ptr + (c2 * C)[:, None] + c1[None, :])
             y2 = tl.dot(h1, tl.trans(w21), input_precision=PRECISION)
             w22 = tl.load(narrow_ptr + (c2 * C)[:, None] + c2[None, :])
             y2 = tl.dot(h2, tl.trans(w22), y2, input_precision=PRECISION)
             _finish(y2, c2, narrow_bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask,
-                    KEEPS_X, DTYPE)  # fmt: skip
+                    KEEPS_X, PRECISION, DTYPE)  # fmt: skip
