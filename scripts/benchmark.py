@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 _SWITCHES = (
     "resident_kernels",
+    "batch_kernels",
     "fused_kernels",
     "codec_fused",
     "cuda_graphs",

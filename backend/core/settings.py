@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     compiles them at the first start. Needs `FUSED_KERNELS`; where such a card cannot use
     them, /health says why. `false` starts a chain of kernels instead. No effect on other cards."""
 
+    batch_kernels: bool = False
+    """On Hopper cards, in bf16: decode steps of 4 to 32 streams multiply in CUDA kernels that join
+    a product with all around it. Otherwise as `RESIDENT_KERNELS`, whose steps of 1 and 2 stay."""
+
     batch_invariant: Literal["auto", "on", "off"] = "auto"
     """On a card: a seed gives the same codes in any company, to the last bit, also in half
     precision. Every step then takes as long as one of `MAX_SLOTS` streams. `auto` does so with up

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 SHORTEST_BOUND = 256
 HOPPER = (9, 0)
 RESIDENT_ROWS = 16
-"""Rows up to which resident kernels are faster than a chain of kernels: measured on an H200."""
+"""Rows up to which resident kernels are faster than a chain of Triton kernels: measured on an H200,
+as are the next two."""
+RESIDENT_ROWS_BESIDE_BATCH = 2
+"""Likewise where the products of a chain can be CUDA kernels."""
+BATCH_ROWS = 32
+"""Rows up to which products in CUDA kernels are faster than in Triton; for one row they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def bound_of(length: int, max_positions: int) -> int:
 
 def choose_card_step(
     decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
-    is_resident: bool = False, only_size: int | None = None,
+    is_resident: bool = False, is_batch: bool = False, only_size: int | None = None,
     compiled: Callable[[], CompiledOps] | None = None,
 ) -> CardStep:  # fmt: skip
     """Choose how steps run on the card that ``model`` is on.
@@ -74,6 +79,7 @@ def choose_card_step(
         room: Where graphs are captured; None runs the same steps eagerly.
         is_fused: The setting ``FUSED_KERNELS``.
         is_resident: The setting ``RESIDENT_KERNELS``.
+        is_batch: The setting ``BATCH_KERNELS``.
         only_size: Every fused step has so many rows and serves any length, so that a row has the
             same bits in any company. None takes the smallest size that holds the batch.
         compiled: Gives compiled layers for the plain step, and what to tell people; None where
@@ -89,14 +95,22 @@ def choose_card_step(
         steps = BoundSteps(_plain_maker(decoder), decoder, room)
         return CardStep(steps.run, steps.warm_up, notes=notes)
     why_not = _why_not_resident(decoder, model) if is_resident else "they are off"
-    if is_resident and why_not and _capability(decoder) == HOPPER:
-        notes = (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
+    why_no_batch = _why_not_batch(decoder, model) if is_batch else "they are off"
+    if _capability(decoder) == HOPPER:
+        if is_resident and why_not:
+            notes += (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
+        if is_batch and why_no_batch:
+            notes += (f"BATCH_KERNELS: Triton's are used, since {why_no_batch}",)
     if compiled is not None:
         notes += (not_compiled(DECODE_LAYERS),)
-    resident_rows = 0 if why_not else RESIDENT_ROWS
+    # steps for one size alone serve any length, which resident kernels do without more work
+    is_beside_batch = why_no_batch is None and only_size is None
+    most_rows = RESIDENT_ROWS_BESIDE_BATCH if is_beside_batch else RESIDENT_ROWS
+    resident_rows = 0 if why_not else most_rows
+    batch_rows = 0 if why_no_batch else BATCH_ROWS
     sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
     steps = BoundSteps(
-        _fused_maker(decoder, model, resident_rows), decoder, room, _compile_chains,
+        _fused_maker(decoder, model, resident_rows, batch_rows), decoder, room, _compile_chains,
         batch_sizes=sizes, boundless_rows=max(resident_rows, only_size or 0),
     )  # fmt: skip
     return CardStep(steps.run, steps.warm_up, sizes, notes, resident_rows)
@@ -189,8 +203,9 @@ def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable
 
 
 def _fused_maker(
-    decoder: FrameDecoder, model: DualAR, resident_rows: int
+    decoder: FrameDecoder, model: DualAR, resident_rows: int, batch_rows: int
 ) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:
+    from backend.engine.batch_step import BatchStep
     from backend.engine.fused_step import FusedStep
     from backend.engine.resident_step import ResidentStep
 
@@ -200,17 +215,20 @@ def _fused_maker(
     def make(slot_ids: Tensor, plan: StepPlan) -> Callable[[], Tensor]:
         if plan.num_rows <= resident_rows:
             return ResidentStep(*parts, slot_ids, has_pdl=has_pdl).run
-        return FusedStep(*parts, slot_ids, plan.length_bound, has_pdl=has_pdl).run
+        kind = BatchStep if 1 < plan.num_rows <= batch_rows else FusedStep
+        return kind(*parts, slot_ids, plan.length_bound, has_pdl=has_pdl).run
 
     return make
 
 
 def _compile_chains(steps: list[Callable[[], Tensor]]) -> None:
     """Compile what chains of Triton kernels start; steps of another kind are left alone."""
+    from backend.engine.batch_step import BatchStep
     from backend.engine.fused_step import FusedStep
     from backend.engine.kernels.launch import compile_ahead
 
-    compile_ahead(step for step in steps if type(getattr(step, "__self__", None)) is FusedStep)
+    chains = (FusedStep, BatchStep)
+    compile_ahead(step for step in steps if type(getattr(step, "__self__", None)) in chains)
 
 
 def _capability(decoder: FrameDecoder) -> tuple[int, int]:
@@ -221,6 +239,12 @@ def _why_not_resident(decoder: FrameDecoder, model: DualAR) -> str | None:
     from backend.engine.resident_step import why_not_resident
 
     return why_not_resident(model, decoder.sizes, decoder.store)
+
+
+def _why_not_batch(decoder: FrameDecoder, model: DualAR) -> str | None:
+    from backend.engine.batch_step import why_not_batch
+
+    return why_not_batch(model, decoder.store.lengths.device)
 
 
 def _why_not_fused(model: DualAR) -> str | None:

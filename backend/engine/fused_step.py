@@ -21,7 +21,8 @@ from backend.engine.card_kernels import why_not_these_sizes
 from backend.engine.kernels.attention import fast_attention, join_splits, slow_attention
 from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
-from backend.engine.step_tiles import MOST_SPLITS, few_rows_shape, tile_shape, weights_of
+from backend.engine.step_tiles import MOST_SPLITS, few_rows_shape, tile_shape
+from backend.engine.step_weights import weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from backend.engine.decode_step import FrameSizes
     from backend.engine.kv_store import KVStore
     from backend.engine.slots import SlotState
-    from backend.engine.step_tiles import Weights
+    from backend.engine.step_weights import Weights
     from backend.models.dual_ar import DualAR
     from backend.models.layers import TransformerBlock
 

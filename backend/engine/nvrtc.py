@@ -77,29 +77,32 @@ class Kernel:
         self._function, self._shared_bytes = function, shared_bytes
 
     def launch(
-        self, num_blocks: int, num_threads: int, args: ctypes.Structure, *, starts_early: bool
-    ) -> None:
-        """Run on PyTorch's current stream, all blocks at once.
+        self, num_blocks: int, num_threads: int, args: ctypes.Structure, *, starts_early: bool,
+        is_cooperative: bool = True,
+    ) -> None:  # fmt: skip
+        """Run on PyTorch's current stream.
 
         Args:
             num_blocks: Of the grid.
             num_threads: Of a block.
             args: The function's only parameter, copied at the launch.
             starts_early: Whether it may start while the kernel in front still runs.
+            is_cooperative: Whether all blocks must run at once.
 
         Raises:
             KernelError: The driver refuses.
         """
         attributes = (_Attribute * 2)()
-        attributes[0].id, attributes[0].value[0] = _COOPERATIVE, 1
-        attributes[1].id, attributes[1].value[0] = _PROGRAMMATIC, 1
+        wanted = [_COOPERATIVE] * is_cooperative + [_PROGRAMMATIC] * starts_early
+        for attribute, kind in zip(attributes, wanted, strict=False):
+            attribute.id, attribute.value[0] = kind, 1
         config = _LaunchConfig(
             (ctypes.c_uint * 3)(num_blocks, 1, 1),
             (ctypes.c_uint * 3)(num_threads, 1, 1),
             self._shared_bytes,
             torch.cuda.current_stream().cuda_stream,
             attributes,
-            2 if starts_early else 1,
+            len(wanted),
         )
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
         status = _driver().cuLaunchKernelEx(

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from backend.models.config import BlockConfig
     from backend.models.layers import TransformerBlock
 
-PARTS = ("machine", "linear", "attention", "draw", "pass")
+PARTS = (
+    "hopper",
+    *(f"resident_{part}" for part in ("machine", "linear", "attention", "draw", "pass")),
+)
 NAME = "resident_pass"
 NUM_THREADS = 256
 NUM_BLOCKS = 128
@@ -70,7 +73,7 @@ class PassArguments(ctypes.Structure):
 def source() -> str:
     """The kernel's text."""
     folder = Path(__file__).with_name("kernels")
-    return "".join((folder / f"resident_{part}.cu").read_text("utf-8") for part in PARTS)
+    return "".join((folder / f"{part}.cu").read_text("utf-8") for part in PARTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ def choose_steps(
         sizes: Of a frame.
         store: Keys and values of the slots.
         state: What else the slots keep.
-        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS``, ``RESIDENT_KERNELS``, ``BATCH_INVARIANT``,
-            ``MAX_SLOTS`` and ``ENABLE_TORCH_COMPILE`` count.
+        settings: ``CPU_FAST_LINEAR``, ``FUSED_KERNELS``, ``RESIDENT_KERNELS``, ``BATCH_KERNELS``,
+            ``BATCH_INVARIANT``, ``MAX_SLOTS`` and ``ENABLE_TORCH_COMPILE`` count.
         room: Where graphs are captured, or None.
     """
     device = store.lengths.device
@@ -87,7 +87,8 @@ def choose_steps(
         return Steps(decoder.step, lambda _: None, compute.batch_sizes, notes=notes)
     card = choose_card_step(
         decoder, model, room=room, is_fused=settings.fused_kernels,
-        is_resident=settings.resident_kernels, only_size=only_batch_size(settings),
+        is_resident=settings.resident_kernels, is_batch=settings.batch_kernels,
+        only_size=only_batch_size(settings),
         compiled=compiled,
     )  # fmt: skip
     notes = (*compute.notes, *card.notes)

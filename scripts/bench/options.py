@@ -14,6 +14,7 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 QUANTIZATIONS = ("none", "int8", "nf4")
 _SWITCHES = {
     "--resident-kernels": True,
+    "--batch-kernels": True,
     "--fused-kernels": True,
     "--codec-fused": True,
     "--cuda-graphs": True,

@@ -30,3 +30,17 @@ DEVICE void multiply_add(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0
             }
     }
 }
+DEVICE u32 multiplied(u32 left, u32 right) {
+    const u32 mask = 0xFFFF0000u;
+    return packed(__uint_as_float(left << 16) * __uint_as_float(right << 16),
+                  __uint_as_float(left & mask) * __uint_as_float(right & mask));
+}
+#ifdef CK
+// Blocks of a cluster lie behind each other in the grid.
+DEVICE u32 rank_in_cluster() { return blockIdx.x % CK; }
+DEVICE void arrive_in_cluster() { emulation::arrive_in_cluster(CK); }
+DEVICE void wait_for_cluster() { emulation::wait_for_cluster(CK); }
+template <class T> void write_to_block(u32 at, u32 rank, const T &value) {
+    std::memcpy(emulation::shared_of(blockIdx.x / CK * CK + rank) + at, &value, sizeof(T));
+}
+#endif

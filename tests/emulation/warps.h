@@ -35,6 +35,9 @@ struct Block {
     std::vector<Warp> warps;
     std::vector<char> shared;
     std::map<unsigned, Waiting> waiting;
+    int in_cluster = 0;         // threads that have arrived, in the first block of a cluster
+    long cluster_turn = 0;      // times that all had
+    std::map<int, long> turn_of;  // by thread: the turn it arrived in
 };
 
 static ucontext_t scheduler;
@@ -54,6 +57,19 @@ static void arrive(Barrier &barrier, int count) {
         return;
     }
     while (barrier.generation == generation) yield();
+}
+static char *shared_of(int block) {
+    char *base = blocks[block].shared.data();
+    return base + (128 - (size_t)base % 128) % 128;
+}
+static void arrive_in_cluster(int size) {
+    Block &first = blocks[blockIdx.x / size * size];
+    blocks[blockIdx.x].turn_of[threadIdx.x] = first.cluster_turn;
+    if (++first.in_cluster == size * num_threads) first.in_cluster = 0, ++first.cluster_turn;
+}
+static void wait_for_cluster(int size) {
+    Block &first = blocks[blockIdx.x / size * size];
+    while (first.cluster_turn == blocks[blockIdx.x].turn_of[threadIdx.x]) yield();
 }
 static Warp &warp() { return blocks[blockIdx.x].warps[threadIdx.x / 32]; }
 // Every lane leaves words, then sees those of all.
@@ -143,10 +159,7 @@ static float rsqrtf(float v) { return 1.f / std::sqrt(v); }
 using std::fmax;
 static int min(int a, int b) { return a < b ? a : b; }
 
-static char *shared_base() {
-    char *base = emulation::blocks[blockIdx.x].shared.data();
-    return base + (128 - (size_t)base % 128) % 128;
-}
+static char *shared_base() { return emulation::shared_of(blockIdx.x); }
 static unsigned shared_address(const void *p) { return (unsigned)((const char *)p - shared_base()); }
 // Bulk copies happen as late as they may: when somebody waits for them.
 static emulation::Waiting &waiting(unsigned barrier) {

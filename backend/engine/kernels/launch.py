@@ -24,6 +24,11 @@ _is_compiling: ContextVar[bool] = ContextVar("is_compiling", default=False)
 _MOST_THREADS = 16
 
 
+def is_compiling() -> bool:
+    """Whether a chain is gone through to compile what it would start."""
+    return _is_compiling.get()
+
+
 class Kernel:
     """A Triton kernel: ``kernel[grid](...)`` starts it, or only compiles it in ``compile_ahead``.
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from backend.core.settings import read_settings
+from backend.engine import card_step
 from backend.engine.attention import StepPlan
 from backend.engine.card_step import BoundSteps
+from backend.engine.decode_step import FrameDecoder
 from backend.engine.steps import only_batch_size
 
 
@@ -58,3 +60,31 @@ def test_one_batch_size_makes_one_step():
 def test_one_batch_size_holds_all_slots(wish: str, max_slots: int, size: int | None):
     settings = read_settings(None, batch_invariant=wish, max_slots=max_slots)
     assert only_batch_size(settings) == size
+
+
+@pytest.mark.parametrize(
+    ("why_not", "why_no_batch", "only_size", "resident", "batch"),
+    [(None, None, None, 2, 32), (None, "no compiler", None, 16, 0), ("no room", None, None, 0, 32),
+     (None, None, 8, 16, 32), ("no room", "no compiler", None, 0, 0)],
+)  # fmt: skip
+def test_each_size_takes_the_fastest_kernels_there_are(
+    monkeypatch: pytest.MonkeyPatch, why_not: str | None, why_no_batch: str | None,
+    only_size: int | None, resident: int, batch: int,
+):  # fmt: skip
+    made = Mock()
+    answers = {"_why_not_fused": None, "_why_not_resident": why_not, "_capability": (9, 0),
+               "_why_not_batch": why_no_batch}  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(card_step, name, Mock(return_value=answer))
+    monkeypatch.setattr(card_step, "_fused_maker", made)
+    decoder = Mock(spec=FrameDecoder)
+    monkeypatch.setattr(card_step, "replace", lambda value, **_: value)
+    decoder.store = Mock(max_positions=1024)
+    card = card_step.choose_card_step(
+        decoder, Mock(), room=None, is_fused=True, is_resident=True, is_batch=True,
+        only_size=only_size,
+    )  # fmt: skip
+    assert made.call_args.args[2:] == (resident, batch)
+    told = [note.split(":")[0] for note in card.notes]
+    wanted = {"RESIDENT_KERNELS": why_not, "BATCH_KERNELS": why_no_batch}
+    assert told == [name for name, reason in wanted.items() if reason]
