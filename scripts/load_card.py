@@ -6,7 +6,8 @@
 The weights are random (speed does not depend on them) and are written to a temporary folder, with
 eight voices of 10 s. Random weights never end by themselves, so every answer has exactly
 ``--frames`` frames: ``min_new_tokens = max_new_tokens`` in every request. ``SPEECH_GUARD`` is off,
-since noise is what it would cut. Client and server share the machine's cores.
+since noise is what it would cut. Client and server share the machine's cores. Many listeners sit in
+several processes (``--processes``): one alone takes longer to ask than the server to answer.
 
 The last line on stdout is JSON.
 """
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import httpx
 
 from scripts.load.asks import NAMED, NEW, Ask, Asks
+from scripts.load.crowd import Crowd, gathered
 from scripts.load.figures import level_figures
 from scripts.load.listener import Budget, Habits, ask_once, run_level
 from scripts.load.plot import svg_of
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 SETTLING_S = 60.0
 """Longest wait for the captures that a server makes in its first quiet moments."""
+MOST_PROCESSES = 8
 _STAGE_SUM = re.compile(r'^tts_stage_seconds_sum\{stage="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -133,21 +136,39 @@ def _measure(
 def _run(
     url: str, case: Case, voices: Sequence[str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    asks = Asks(voices, new_share=case.new_share, recording_s=10.0, seed=len(case.name) * 1000)
+    seed = len(case.name) * 1000
     habits = Habits(
         force_frames=options.frames * case.frame_factor,
         in_real_time=case.in_real_time,
         is_streaming=case.is_streaming,
     )
     budget = Budget(seconds=None, requests=case.requests)
-    before = _stage_sums(url)
-    outcomes, wall_s = asyncio.run(run_level(url, case.streams, asks, budget, habits, case.ramp_s))
+    processes = min(options.processes, case.streams) if not case.new_share else 1
+    if processes > 1:
+        crowd = Crowd(
+            url, processes, case.streams, case.requests, tuple(voices), habits, case.ramp_s, seed
+        )
+        with gathered(crowd) as listen:
+            before = _stage_sums(url)
+            outcomes, wall_s = listen()
+    else:
+        asks = Asks(voices, new_share=case.new_share, recording_s=10.0, seed=seed)
+        before = _stage_sums(url)
+        outcomes, wall_s = asyncio.run(
+            run_level(url, case.streams, asks, budget, habits, case.ramp_s)
+        )
     spent = {
         stage: round(total_s - before.get(stage, 0.0), 3)
         for stage, total_s in _stage_sums(url).items()
     }
     figures = level_figures(case.streams, outcomes, wall_s)
-    return {"case": case.name, **figures, "stages_s": spent, "metrics": _get(url, "/metrics")}
+    return {
+        "case": case.name,
+        "processes": processes,
+        **figures,
+        "stages_s": spent,
+        "metrics": _get(url, "/metrics"),
+    }
 
 
 def _settle(url: str, voices: Sequence[str], options: argparse.Namespace) -> None:
@@ -219,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="another model than random weights, e.g. pocket")
     add("--cases", type=lambda text: text.split(","), help=f"some of: {names}")
     add("--frames", type=int, default=128, help="frames of an answer (46 ms each for S1-mini)")
+    most = max(1, min(MOST_PROCESSES, (os.cpu_count() or 1) // 2))
+    add("--processes", type=int, default=most, help=f"of the listeners (here {most})")
     add("--note", default="", help="goes into the record")
     add("--record", type=Path, help="write the JSON here as well")
     add("--plot", type=Path, help="write a picture (SVG) here")

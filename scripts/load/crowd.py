@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from scripts.load.figures import level_figures
 from scripts.load.listener import Budget, Habits, Outcome, ask_once, run_level
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Crowd:
         voices: Names to choose from.
         habits: Of every listener.
         ramp_s: Within which the listeners of a process come.
+        seed: Of what they ask for.
     """
 
     url: str
@@ -39,17 +41,32 @@ class Crowd:
     voices: tuple[str, ...]
     habits: Habits
     ramp_s: float = 2.0
+    seed: int = 1
 
 
 def run_crowd(crowd: Crowd) -> dict[str, Any]:
     """Let a crowd ask, and give the figures of all its listeners together."""
+    with gathered(crowd) as listen:
+        return level_figures(crowd.num_streams, *listen())
+
+
+@contextmanager
+def gathered(crowd: Crowd) -> Iterator[Callable[[], tuple[list[Outcome], float]]]:
+    """Start a crowd's processes and let each ask once, so that none begins later by its imports.
+
+    Yields:
+        What lets all of them listen; it gives every outcome and the seconds of the slowest process.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(crowd.num_processes, mp_context=context) as pool:
-        # every process asks once first, so that none begins later than the others by its imports
         list(pool.map(_warm_up, *zip(*_indexed(crowd), strict=True)))
-        parts = list(pool.map(_listen, *zip(*_indexed(crowd), strict=True)))
-    outcomes = [outcome for part, _ in parts for outcome in part]
-    return level_figures(crowd.num_streams, outcomes, max(wall_s for _, wall_s in parts))
+
+        def listen() -> tuple[list[Outcome], float]:
+            parts = list(pool.map(_listen, *zip(*_indexed(crowd), strict=True)))
+            outcomes = [outcome for part, _ in parts for outcome in part]
+            return outcomes, max(wall_s for _, wall_s in parts)
+
+        yield listen
 
 
 def _indexed(crowd: Crowd) -> Sequence[tuple[Crowd, int]]:
@@ -66,7 +83,7 @@ def _warm_up(crowd: Crowd, idx: int) -> None:
 
 def _listen(crowd: Crowd, idx: int) -> tuple[list[Outcome], float]:
     share = crowd.num_processes
-    asks = Asks(crowd.voices, seed=1 + idx)
+    asks = Asks(crowd.voices, seed=crowd.seed + idx)
     budget = Budget(seconds=None, requests=_part(crowd.num_requests, share, idx))
     num_streams = _part(crowd.num_streams, share, idx)
     return asyncio.run(run_level(crowd.url, num_streams, asks, budget, crowd.habits, crowd.ramp_s))

@@ -42,14 +42,17 @@ def test_listeners_hear_what_they_asked_for(tmp_path: Path):
 def test_the_measurement_of_a_card_runs_on_a_cpu_as_well(tmp_path: Path):
     record = tmp_path / "card.json"
     command = [
-        sys.executable, "scripts/load_card.py", "--model", "pocket", "--cases", "one",
-        "--frames", str(FRAMES // 4), "--record", str(record),
+        sys.executable, "scripts/load_card.py", "--model", "pocket", "--cases", "one,16",
+        "--frames", str(FRAMES // 4), "--processes", "2", "--record", str(record),
     ]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout.splitlines()[-1])
     assert report == json.loads(record.read_text())
-    [level] = report["levels"]
-    assert (level["case"], level["errors"]) == ("one", {})
-    assert level["completed"] == level["requests"] == 20
-    assert level["stages_s"]["semantic"] > 0
+    alone, crowd = report["levels"]
+    assert (alone["case"], alone["processes"], alone["completed"]) == ("one", 1, 20)
+    assert (crowd["case"], crowd["processes"], crowd["completed"]) == ("16", 2, 32)
+    for level in (alone, crowd):
+        assert level["errors"] == {}
+        assert level["completed"] == level["requests"]
+        assert level["stages_s"]["semantic"] > 0
