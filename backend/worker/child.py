@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 from backend.core.threads import share_interpreter
 from backend.worker.engine_loop import EngineLoop
 from backend.worker.framing import Outbox, read_message
-from backend.worker.protocol import Began, Crashed
+from backend.worker.protocol import Audio, Began, Crashed
 
 if TYPE_CHECKING:
     from backend.worker.protocol import EngineSource, Event
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 EXIT_STOPPED = 0
 EXIT_CRASHED = 70
 EXIT_ORPHANED = 71
+
+LONGEST_WAIT_S = 0.05
+"""For the parent to take a note; a parent that is busy for longer must not hold speech up."""
 
 _PR_SET_PDEATHSIG = 1
 _PIPE_BUFFER_BYTES = 1 << 16
@@ -53,13 +56,15 @@ def main() -> NoReturn:
 
 
 def _serve(source: EngineSource, inbound: BinaryIO, outbound: BinaryIO) -> None:
-    outbox = Outbox("engine-events")
+    outbox = Outbox("engine-events", _sound_bytes)
     outbox.open(outbound)
 
     def emit(event: Event) -> None:
-        outbox.put(event)
         if isinstance(event, Began):
-            outbox.flush()  # should this request end the process, the parent must know which it was
+            # should this request end the process, the parent must know which it was
+            outbox.put_first(event, LONGEST_WAIT_S)
+            return
+        outbox.put(event)
         if isinstance(event, Crashed):
             outbox.flush()
             _exit(EXIT_CRASHED)  # a lost device hangs in an orderly farewell
@@ -71,6 +76,10 @@ def _serve(source: EngineSource, inbound: BinaryIO, outbound: BinaryIO) -> None:
     reader.start()
     loop.run()
     outbox.flush()
+
+
+def _sound_bytes(event: Event) -> int:
+    return event.chunk.samples.nbytes if isinstance(event, Audio) else 0
 
 
 def _read_commands(inbound: BinaryIO, loop: EngineLoop) -> None:

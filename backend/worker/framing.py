@@ -6,11 +6,14 @@ import pickle
 import queue
 import struct
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+MOST_BYTES = 1 << 20
+"""A message is ended when it has so many: what is urgent waits for one message at most."""
 _LENGTH = struct.Struct("<Q")
 
 
@@ -43,23 +46,25 @@ def _read(stream: BinaryIO, length: int) -> bytes:
     return content
 
 
-def _is_sign(item: object) -> bool:
-    """Tell whether an item is for the outbox itself: a marker of ``flush`` or the end."""
-    return item is None or isinstance(item, threading.Event)
-
-
 class Outbox:
     """Write items in order on a thread of its own, so that nobody waits for the other end.
 
-    Items that wait together go as one message: a tuple. Life: made -> ``put`` any number of times
-    -> ``open`` -> more -> ``close``. Once the other end is gone items vanish; whoever reads from it
-    notices.
+    Items that wait together go as one message, a tuple, up to a size. Life: made -> ``put`` any
+    number of times -> ``open`` -> more -> ``close``. Once the other end is gone items vanish;
+    whoever reads from it notices.
+
+    Args:
+        name: Of the thread.
+        size_of: Bytes of an item, where they count.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, size_of: Callable[[Any], int] = lambda _: 0) -> None:
+        self._size_of = size_of
         self._items: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._urgent: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._stream: BinaryIO | None = None
+        self._is_broken = False
 
     def open(self, stream: BinaryIO) -> None:
         """Begin to write to ``stream``, what was put in earlier first."""
@@ -70,11 +75,19 @@ class Outbox:
         """Queue an item; never blocks."""
         self._items.put(item)
 
+    def put_first(self, item: object, wait_s: float) -> None:
+        """Queue an item before all that wait, and wait for a while until it is written."""
+        marker = _Marker()
+        self._urgent.put(item)
+        self._urgent.put(marker)
+        self._items.put(_WAKE)
+        marker.is_passed.wait(wait_s)
+
     def flush(self) -> None:
         """Wait until everything so far is written, or the other end is gone."""
-        marker = threading.Event()
+        marker = _Marker()
         self._items.put(marker)
-        marker.wait()
+        marker.is_passed.wait()
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
@@ -82,25 +95,59 @@ class Outbox:
         self._thread.join()
 
     def _run(self) -> None:
-        assert self._stream is not None
-        is_broken = is_closing = False
+        waiting: deque[object] = deque()
+        is_closing = False
         while not is_closing:
-            waiting = self._take_all()
-            items = tuple(item for item in waiting if not _is_sign(item))
-            if items and not is_broken:
-                try:
-                    write_message(self._stream, items)
-                except OSError:
-                    is_broken = True
-            for item in waiting:
-                if isinstance(item, threading.Event):
-                    item.set()
-            is_closing = any(item is None for item in waiting)
+            waiting.extend(_all_of(self._items, wait=not waiting))
+            self._write(_all_of(self._urgent))
+            batch = self._next_batch(waiting)
+            self._write(batch)
+            is_closing = any(item is None for item in batch)
 
-    def _take_all(self) -> Sequence[object]:
-        waiting = [self._items.get()]
-        while True:
+    def _next_batch(self, waiting: deque[object]) -> list[object]:
+        """Take what goes as one message."""
+        batch: list[object] = []
+        size = 0
+        while waiting and size < MOST_BYTES:
+            batch.append(waiting.popleft())
+            if not _is_sign(batch[-1]):
+                size += self._size_of(batch[-1])
+        return batch
+
+    def _write(self, batch: Sequence[object]) -> None:
+        assert self._stream is not None
+        items = tuple(item for item in batch if not _is_sign(item))
+        if items and not self._is_broken:
             try:
-                waiting.append(self._items.get_nowait())
-            except queue.Empty:
-                return waiting
+                write_message(self._stream, items)
+            except OSError:
+                self._is_broken = True
+        for item in batch:
+            if isinstance(item, _Marker):
+                item.is_passed.set()
+
+
+class _Marker:
+    """Tells when the items before it are written."""
+
+    def __init__(self) -> None:
+        self.is_passed = threading.Event()
+
+
+_WAKE = _Marker()
+"""Wakes the thread; nobody waits for it."""
+
+
+def _is_sign(item: object) -> bool:
+    """Tell whether an item is for the outbox itself: a marker, or the end."""
+    return item is None or isinstance(item, _Marker)
+
+
+def _all_of(items: queue.SimpleQueue[object], *, wait: bool = False) -> list[object]:
+    """Take all that there is; with ``wait`` at least one."""
+    taken = [items.get()] if wait else []
+    while True:
+        try:
+            taken.append(items.get_nowait())
+        except queue.Empty:
+            return taken

@@ -69,7 +69,12 @@ async def pocket_service(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient,
     app = create_app(settings)
     async with (
         serve(app) as address,
-        httpx.AsyncClient(base_url=address, trust_env=False, timeout=300) as http,
+        httpx.AsyncClient(
+            base_url=address,
+            trust_env=False,
+            timeout=300,
+            limits=httpx.Limits(max_keepalive_connections=0),  # its files are counted as well
+        ) as http,
     ):
         await until_open(app)
         yield http, app
@@ -146,8 +151,10 @@ async def test_of_500_requests_with_nearly_every_third_aborted_nothing_stays(tmp
         logger.info("%s in %.0f s", ends, time.perf_counter() - started)
         logger.info("threads, open files, files on disk, MiB: after %d requests %s, after all %s",
                     NUM_SETTLING, in_mib(settled), in_mib(left))  # fmt: skip
-        assert left[0] <= settled[0] + 1  # a pool may have had use for one more
-        assert left[1] <= settled[1] + 2  # connections that the client keeps
+        # the pools' idle threads and connections that are just being closed come and go; one that
+        # stayed of every tenth request would be 40
+        assert left[0] <= settled[0] + AT_ONCE
+        assert left[1] <= settled[1] + AT_ONCE
         assert left[2] == settled[2]
         assert left[3] <= settled[3] + MOST_GROWTH
         assert ends["heard to the end"] >= 7 * NUM_REQUESTS // 10

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from backend.core.errors import GenerationError, PromptTooLongError, QueueFullEr
 from backend.core.settings import Settings
 from backend.worker.build import OptimizedEngineSource
 from backend.worker.faults import is_device_fault, portable_error
-from backend.worker.framing import Outbox, read_message, write_message
+from backend.worker.framing import MOST_BYTES, Outbox, read_message, write_message
 from backend.worker.process_transport import _obituary
 from backend.worker.restart_policy import Backoff, RestartPolicy
 from tests.unit.worker.sources import AcceleratorError
@@ -99,6 +100,39 @@ def test_an_outbox_writes_in_order_what_came_before_and_after_it_opened():
         if len(received) < 2:
             received += read_message(other)
         assert received == (2, 3)
+
+
+def test_what_is_urgent_overtakes_all_but_the_message_at_hand():
+    reading, writing = os.pipe()
+    outbox = Outbox("test", len)
+    large = b"x" * MOST_BYTES  # more than a pipe holds, so the first message is stuck
+    for _ in range(3):
+        outbox.put(large)
+    with os.fdopen(writing, "wb") as stream, os.fdopen(reading, "rb") as other_end:
+        outbox.open(stream)
+        outbox.put_first("urgent", wait_s=0.0)  # nobody reads: whoever asks goes on all the same
+        outbox.put(b"last")
+        ending = threading.Thread(target=outbox.close)
+        ending.start()
+        messages = [read_message(other_end)]
+        while b"last" not in messages[-1]:
+            messages.append(read_message(other_end))
+        ending.join()
+    sizes = [len(message) for message in messages]
+    assert [item for message in messages for item in message].count(large) == 3
+    assert ("urgent",) in messages[:2]
+    assert max(sizes) == 1
+
+
+def test_urgent_items_are_written_when_the_call_returns():
+    reading, writing = os.pipe()
+    outbox = Outbox("test")
+    with os.fdopen(writing, "wb") as stream, os.fdopen(reading, "rb") as other_end:
+        outbox.open(stream)
+        for number in range(3):
+            outbox.put_first(number, wait_s=60.0)
+            assert read_message(other_end) == (number,)
+        outbox.close()
 
 
 def test_an_outbox_whose_reader_is_gone_holds_nobody_up():
