@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 PLAIN = "plain"
 MODES = ("real_time", "at_once")
 """Listeners who play what they hear, and such that ask again at once."""
+SEEDS = {"real_time": 100_000, "at_once": 200_000}
+WARM_UP_SEED = 300_000
+"""Far apart: nobody asks for what was asked before, which the service would remember."""
 KINDS = {"proxy": "ray::ProxyActor", "api": "ray::ServeReplica:speech:api"}
 """Processes on the way in, by the beginning of their titles."""
 CAPACITY_LIMIT_S = 600.0
@@ -234,9 +237,10 @@ def _measure(url: str, num_replicas: int, mode: str, options: argparse.Namespace
         voices=tuple(_voices(url)),
         habits=Habits(force_frames=options.force_frames, in_real_time=in_real_time),
         ramp_s=options.ramp_s if in_real_time else 0.0,
+        seed=SEEDS[mode],
     )
     if options.warm_up and in_real_time:
-        run_crowd(replace(crowd, num_requests=crowd.num_streams))
+        run_crowd(replace(crowd, num_requests=crowd.num_streams, seed=WARM_UP_SEED))
     return run_crowd(crowd)
 
 

@@ -1,6 +1,6 @@
 """Estimate what a cluster for many streams needs, and simulate what routing by voice does in it.
 
-    python scripts/estimate_capacity.py --streams 10000 --per-gpu 100 --per-api 180
+    python scripts/estimate_capacity.py --streams 10000 --per-gpu 100 --per-api 240
 
 The first table is arithmetic on the given figures. The second is a simulation with the project's
 own routing rule: streams begin at random, voices are as unequally popular as words are (Zipf), and
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--streams", type=int, default=10_000, help="listeners at a time")
     add("--per-gpu", type=float, default=100.0, help="streams that one GPU keeps supplied")
-    add("--per-api", type=float, default=180.0, help="seconds of sound a second of one API process")
+    add("--per-api", type=float, default=240.0, help="seconds of sound a second of one API process")
     add("--voices", type=int, default=100_000, help="voices that are kept")
     add("--simulated-replicas", type=int, default=16, help="replicas of the simulation")
     options = parser.parse_args(arguments)

@@ -76,7 +76,8 @@ def _indexed(crowd: Crowd) -> Sequence[tuple[Crowd, int]]:
 def _warm_up(crowd: Crowd, idx: int) -> None:
     async def run() -> None:
         async with httpx.AsyncClient(base_url=crowd.url, trust_env=False, timeout=300) as client:
-            await ask_once(client, Ask(NAMED, f"Ready, number {idx}?", idx), crowd.habits)
+            ask = Ask(NAMED, f"Ready, number {idx}?", crowd.seed + idx)
+            await ask_once(client, ask, crowd.habits)
 
     asyncio.run(run())
 

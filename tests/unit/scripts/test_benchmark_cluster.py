@@ -9,7 +9,7 @@ import pytest
 
 from scripts import benchmark_cluster
 from scripts.benchmark_cluster import _layouts, efficiencies, layout_of, main
-from scripts.load.crowd import _part
+from scripts.load.crowd import Crowd, _part
 from scripts.load.server import ServerFailedError
 
 if TYPE_CHECKING:
@@ -77,7 +77,13 @@ def test_a_layout_that_fails_is_told_and_the_next_is_measured(
         yield "http://here"
 
     monkeypatch.setattr(benchmark_cluster, "own_server", server)
-    monkeypatch.setattr(benchmark_cluster, "run_crowd", lambda crowd: CROWD_FIGURES)
+    crowds: list[Crowd] = []
+
+    def crowd_run(crowd: Crowd) -> dict[str, Any]:
+        crowds.append(crowd)
+        return CROWD_FIGURES
+
+    monkeypatch.setattr(benchmark_cluster, "run_crowd", crowd_run)
     monkeypatch.setattr(
         benchmark_cluster,
         "_get",
@@ -86,6 +92,7 @@ def test_a_layout_that_fails_is_told_and_the_next_is_measured(
     record = tmp_path / "record.json"
     arguments = [
         "scaling",
+        "--warm-up",
         "--layouts",
         "2x2,1x1",
         "--layout-limit-s",
@@ -100,4 +107,5 @@ def test_a_layout_that_fails_is_told_and_the_next_is_measured(
     assert set(written["levels"]) == {"1x1"}
     assert logs == [tmp_path / "server_2x2.log", tmp_path / "server_1x1.log"]
     assert limits == [7.0, 7.0]
+    assert len({crowd.seed for crowd in crowds}) == 3  # nobody asks for what is known already
     assert main(["scaling", "--layouts", "2x2"]) == 1
