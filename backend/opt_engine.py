@@ -171,6 +171,7 @@ class OptimizedEngine:
         self._stepper = Stepper(
             self._steps.run, self._slots, self._store, exchange, config.num_codebooks,
             num_semantic, self._steps.batch_sizes, self._steps.bound_of,
+            knows_rows=device.type == "cpu",
         )  # fmt: skip
         self._notes = (
             *precision.notes, *nf4_notes, *kv_notes, *self._steps.notes,

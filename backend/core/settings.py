@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     compiles them at the first start. Needs `FUSED_KERNELS`; where such a card cannot use
     them, /health says why. `false` starts a chain of kernels instead. No effect on other cards."""
 
-    batch_kernels: bool = False
+    batch_kernels: bool = True
     """On Hopper cards, in bf16: decode steps of 4 to 32 streams multiply in CUDA kernels that join
     a product with all around it. Otherwise as `RESIDENT_KERNELS`, whose steps of 1 and 2 stay."""
 

@@ -29,7 +29,9 @@ _PREFERRED = {
     ("sum", 3072): (4, 1), ("sum", 2048): (2, 1), ("sum", 1024): (4, 1),
 }  # fmt: skip
 """Blocks of a cluster and groups of warps, by what a product is for and how many outputs or, of a
-sum, inputs it has: best at 32 rows on an H200. They do not depend on the rows, so sums do not."""
+sum, inputs it has: best at 32 rows on an H200."""
+_PREFERRED_BY_MANY = {("norm", 2048): (4, 2)}
+"""The same where more than 16 rows are done at a time, if it differs."""
 _OTHERS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
 _MOST_COLUMNS = {"norm": 4, "gate": 2, "sum": 4}
 """Rows in eights that are done at a time, so that two kernels have room beside each other."""
@@ -139,7 +141,8 @@ def sizes_for(
     kind = "gate" if is_gate else "sum" if has_residual else "norm"
     needed = next((count for count in COLUMNS if 8 * count >= rows), COLUMNS[-1])
     columns = min(_MOST_COLUMNS[kind], needed)
-    preferred = _PREFERRED.get((kind, width if has_residual else features))
+    known = (_PREFERRED | _PREFERRED_BY_MANY) if needed == COLUMNS[-1] else _PREFERRED
+    preferred = known.get((kind, width if has_residual else features))
     for split, groups in (preferred, *_OTHERS) if preferred else _OTHERS:
         tiles = features // (8 if is_gate else 16) * split // NUM_BLOCKS
         sizes = LinearSizes(

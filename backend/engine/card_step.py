@@ -144,8 +144,9 @@ class BoundSteps:
         self._store = decoder.store
         self._room = room
         self._compile_ahead = compile_ahead
-        self._steps: dict[StepPlan, tuple[Tensor, Callable[[], Tensor]]] = {}
-        self._given: dict[StepPlan, Tensor] = {}
+        self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}
+        """By rows and bound."""
+        self._given: dict[tuple[int, int], Tensor] = {}
         """The slots that each step was last run for."""
 
     @property
@@ -182,13 +183,13 @@ class BoundSteps:
         for key, (ids, step) in made.items():
             self._steps[key] = ids, self._captured(step)
 
-    def _key(self, num_rows: int, bound: int) -> StepPlan:
+    def _key(self, num_rows: int, bound: int) -> tuple[int, int]:
         is_boundless = num_rows <= self._boundless_rows
-        return StepPlan(num_rows, self._store.max_positions if is_boundless else bound)
+        return num_rows, self._store.max_positions if is_boundless else bound
 
-    def _bind(self, key: StepPlan) -> tuple[Tensor, Callable[[], Tensor]]:
-        ids = self._store.lengths.new_full((key.num_rows,), self._store.scratch_slot)
-        return ids, self._make(ids, key)
+    def _bind(self, key: tuple[int, int]) -> tuple[Tensor, Callable[[], Tensor]]:
+        ids = self._store.lengths.new_full((key[0],), self._store.scratch_slot)
+        return ids, self._make(ids, StepPlan(*key))
 
     def _captured(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         # every row is the scratch slot, so no sequence is touched

@@ -21,6 +21,7 @@ from backend.engine.card_kernels import why_not_these_sizes
 from backend.engine.kernels.attention import fast_attention, join_splits, slow_attention
 from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
+from backend.engine.step_splits import KEYS_AT_ONCE, attention_splits
 from backend.engine.step_tiles import MOST_SPLITS, few_rows_shape, tile_shape
 from backend.engine.step_weights import weights_of
 
@@ -33,12 +34,6 @@ if TYPE_CHECKING:
     from backend.engine.step_weights import Weights
     from backend.models.dual_ar import DualAR
     from backend.models.layers import TransformerBlock
-
-KEYS_AT_ONCE = 64
-"""Positions a program of the slow attention reads ahead."""
-
-PROGRAMS_WANTED = 2048
-"""Programs of the slow attention above which a split grows instead."""
 
 
 class FusedStep:
@@ -77,7 +72,9 @@ class FusedStep:
         self._mixed = room(batch, config.n_head * config.head_dim)
         self._inner = room(batch, config.intermediate_size)
         self._logits = room(batch, sizes.num_semantic + 1)
-        self._split_length, self._splits = self._choose_splits(length_bound)
+        self._split_length, self._splits = attention_splits(
+            batch * config.n_local_heads, length_bound
+        )
         heads = config.n_head
         self._parts = room(batch, self._splits, heads, config.head_dim + 2, of=torch.float32)
         # rows 2 b and 2 b + 1: the hidden state and the semantic code of row b
@@ -133,14 +130,6 @@ class FusedStep:
             is_last = position == self._config.num_codebooks - 1
             self._draw(position, self._fast_logits, None if is_last else self._fast_x,
                        self._config.fast_dim)  # fmt: skip
-
-    def _choose_splits(self, max_length: int) -> tuple[int, int]:
-        """Positions of a split and how many splits: enough programs to fill the card, no more."""
-        programs = self._num_rows * self._config.n_local_heads
-        length = KEYS_AT_ONCE
-        while programs * math.ceil(max_length / length) > PROGRAMS_WANTED and length < max_length:
-            length *= 2
-        return length, math.ceil(max_length / length)
 
     def _embed(self) -> None:
         model, config = self._model, self._config

@@ -39,6 +39,8 @@ class Stepper:
         num_semantic: Code that means the end.
         batch_sizes: Sizes that batches are filled up to, rising; larger ones are split.
         bound_of: Rounds the longest length of a batch up to the bound its attention runs over.
+        knows_rows: Whether ``run`` is told each row's length and what kind of draws there are.
+            Steps of a card find both on the card.
     """
 
     run: Callable[[Tensor, StepPlan], Tensor]
@@ -49,6 +51,7 @@ class Stepper:
     num_semantic: int
     batch_sizes: tuple[int, ...]
     bound_of: Callable[[int], int] = int
+    knows_rows: bool = True
 
     def step(self, slots: Sequence[int]) -> list[StepResult]:
         """Make one frame for each of ``slots``, in their order.
@@ -56,34 +59,37 @@ class Stepper:
         Raises:
             GenerationError: A slot was opened without a prompt.
         """
-        able = self._able(slots)
+        able, lengths = self._able(slots)
         most = self.batch_sizes[-1]
-        batches = [able[start : start + most] for start in range(0, len(able), most)]
-        made = [result for batch in batches for result in self._step_batch(batch)]
+        made: list[StepResult] = []
+        for start in range(0, len(able), most):
+            made += self._step_batch(able[start : start + most], lengths[start : start + most])
         if len(made) == len(slots):
             return made
         results = {result.slot: result for result in made}
         return [results.get(slot) or StepResult(slot, None, hit_limit=True) for slot in slots]
 
-    def _able(self, slots: Sequence[int]) -> list[int]:
-        """Give those of ``slots`` that no limit has ended."""
+    def _able(self, slots: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Give those of ``slots`` that no limit has ended, and their lengths."""
         able: list[int] = []
+        lengths: list[int] = []
         # the pending row needs a position of its own
         most_positions = self.store.max_positions - 2
         for slot_idx in slots:
-            slot = self.pool[slot_idx]
+            slot, length = self.pool[slot_idx], self.store.length(slot_idx)
             if slot.sampling is None:
                 raise GenerationError(f"slot {slot_idx} was opened without a prompt")
             limit = slot.sampling.max_new_tokens
-            is_over = limit and slot.num_frames >= limit
-            if not is_over and self.store.length(slot_idx) <= most_positions:
+            if length <= most_positions and not (limit and slot.num_frames >= limit):
                 able.append(slot_idx)
-        return able
+                lengths.append(length)
+        return able, lengths
 
-    def _step_batch(self, slots: list[int]) -> list[StepResult]:
+    def _step_batch(self, slots: list[int], lengths: list[int]) -> list[StepResult]:
         size = next(size for size in self.batch_sizes if size >= len(slots))
         padded = slots + [self.store.scratch_slot] * (size - len(slots))
-        self.exchange.send(self.run(self.exchange.slot_ids(padded), self._plan(slots)))
+        plan = self._plan(slots, lengths)
+        self.exchange.send(self.run(self.exchange.slot_ids(padded), plan))
         # while a card works: every frame is taken for one that does not end
         frames = np.empty((len(slots), self.num_codebooks), dtype=np.int32)
         results = [StepResult(slot, codes) for slot, codes in zip(slots, frames, strict=True)]
@@ -99,12 +105,14 @@ class Stepper:
             self.store.count_on_host(slot, num_frames)
             self.pool[slot].num_frames += num_frames
 
-    def _plan(self, slots: list[int]) -> StepPlan:
+    def _plan(self, slots: list[int], lengths: list[int]) -> StepPlan:
+        bound = self.bound_of(max(lengths) + 1)
+        if not self.knows_rows:
+            return StepPlan(len(slots), bound)
         params = [self.pool[slot].sampling for slot in slots]
-        lengths = [self.store.length(slot) for slot in slots]
         return StepPlan(
             num_rows=len(slots),
-            length_bound=self.bound_of(max(lengths) + 1),
+            length_bound=bound,
             has_cut=any(p is not None and has_cut(p) for p in params),
             has_penalty=any(p is not None and has_penalty(p) for p in params),
             rows=tuple(zip(slots, lengths, strict=True)),

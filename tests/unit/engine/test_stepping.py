@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -73,6 +74,18 @@ def test_limits_end_a_sequence_without_a_step():
     results = room.stepper.step([0, 1, 2])
     assert [result.hit_limit for result in results] == [True, False, True]
     assert [ids.tolist() for ids, _ in room.given] == [[0], [1]]
+
+
+def test_a_card_is_told_how_many_rows_there_are_and_how_far_they_may_go():
+    room = Room(3)
+    room.store.set_length(1, 9)
+    stepper = replace(room.stepper, knows_rows=False, bound_of=lambda length: 4 * length)
+    stepper.step([0, 1, 2])
+    room.stepper.step([0, 1])
+    assert [plan for _, plan in room.given] == [
+        StepPlan(3, 40),
+        StepPlan(2, 11, has_cut=True, has_penalty=True, rows=((0, 6), (1, 10))),
+    ]
 
 
 def test_a_slot_without_a_prompt_is_refused():
