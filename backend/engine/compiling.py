@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import torch
+from torch import nn
 
 from backend.engine.step_ops import finish, module_ops, project
 from backend.models.codec.transformer import plain_finish
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from backend.core.settings import Settings
-    from backend.engine.step_ops import NetworkOps
+    from backend.engine.step_ops import Heads, NetworkOps, ProjectBlock
     from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
@@ -84,7 +85,8 @@ class LayerPrograms:
             try:
                 if program is None:
                     program = torch.compile(plain, dynamic=True, mode=self.mode)
-                return program(*args)
+                # the sizes of a parameter would be constants: a program for each
+                return program(*(a.detach() if isinstance(a, nn.Parameter) else a for a in args))
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - compilers' failures have no common type
@@ -123,7 +125,7 @@ def compiled_ops(model: DualAR, settings: Settings) -> CompiledOps:
         return module_ops(model), (_why_not(DECODE_LAYERS, reason),)
     place = prepare_cache(settings)
     programs = LayerPrograms(PLAIN_MODE if model.rope.device.type == "cpu" else AUTOTUNED)
-    ops = module_ops(model, programs(project), _by_rows(programs(finish)))
+    ops = module_ops(model, _project_rows(programs(project)), _by_rows(programs(finish)))
     for num_rows in _TRIED_ROWS:
         _try_out(model, ops, num_rows)
     if programs.failure is not None:
@@ -132,16 +134,14 @@ def compiled_ops(model: DualAR, settings: Settings) -> CompiledOps:
 
 
 def _try_out(model: DualAR, ops: NetworkOps, num_rows: int) -> None:
-    """Run one layer of each kind in the shapes of a step."""
-    weight = model.embeddings.weight
-    shapes = [(ops.slow[0], ops.rope[:1].expand(num_rows, -1, -1), (num_rows,), model.config.dim)]
-    shapes += [
-        (ops.fast[0], ops.fast_rope[:length], (num_rows, length), model.config.fast_dim)
-        for length in (2, 1)
-    ]
-    for block, angles, rows, width in shapes:
-        x = weight.new_zeros(*rows, width)
-        q, _, _ = block.project(x, angles)
+    """Run one layer of each kind with so many rows."""
+    config, weight = model.config, model.embeddings.weight
+    for block, rope, width in (
+        (ops.slow[0], ops.rope, config.dim),
+        (ops.fast[0], ops.fast_rope, config.fast_dim),
+    ):
+        x = weight.new_zeros(num_rows, width)
+        q, _, _ = block.project(x, rope[:1].expand(num_rows, -1, -1))
         block.finish(x, q.flatten(-2))
 
 
@@ -168,9 +168,28 @@ def _by_rows(program: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[..., 
     """Positions are rows like others: one program for ``[N, dim]`` instead of one per shape."""
 
     def run(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
-        return program(block, x.flatten(0, -2), mixed.flatten(0, -2)).view(x.shape)
+        return program(block, _rows(x), _rows(mixed)).view(x.shape)
 
     return run
+
+
+def _project_rows(program: ProjectBlock) -> ProjectBlock:
+    """The same for the other half, where every row has its own angles."""
+
+    def run(block: Any, x: Tensor, angles: Tensor) -> Heads:
+        leading = x.shape[:-1]
+        each = angles.expand(*leading, *angles.shape[-2:])
+        # a copy always: a view of the table counts as another kind of tensor
+        each = each.clone(memory_format=torch.contiguous_format).flatten(0, -3)
+        q, k, v = program(block, _rows(x), each)
+        return q.unflatten(0, leading), k.unflatten(0, leading), v.unflatten(0, leading)
+
+    return run
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``[..., dim]`` as ``[N, dim]``, nothing between: strides count in a program as well."""
+    return x.reshape(-1).view(-1, x.shape[-1])
 
 
 def not_compiled(what: str) -> str:

@@ -120,7 +120,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(job["threads"])
     figures = time_frames(job)
     if job["codec"]:
-        figures |= time_codec(job["device"])
+        try:
+            figures |= time_codec(job["device"])
+        except Exception as error:  # noqa: BLE001 - what was measured before is worth keeping
+            figures["codec_error"] = f"{type(error).__name__}: {error}"
     return {"torch": torch.__version__, "compiled": job["compile"], **figures}
 
 

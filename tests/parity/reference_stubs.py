@@ -8,6 +8,7 @@ used while the networks run.
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
 import sys
 import types
 from typing import Any, ClassVar
@@ -49,6 +50,8 @@ def install() -> None:
     _module("argbind", bind=lambda *_args, **_kwargs: lambda function: function)
     _module("librosa")
     _module("torchaudio", list_audio_backends=lambda: ["soundfile"])
+    if importlib.util.find_spec("soundfile") is None:  # it reads and writes files
+        _module("soundfile")
 
 
 install()
