@@ -33,6 +33,8 @@ from scripts.quality.takes import Takes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from scripts.quality.judge import Heard
+
 HELD_OUT = Path(__file__).with_name("pocket") / "held_out.txt"
 HEARING_HZ = 16_000
 
@@ -76,24 +78,22 @@ def write_sound(path: Path, samples: list[NDArray[np.float32]], sample_rate: int
 
 def judge_command(options: argparse.Namespace) -> dict[str, Any]:
     """Judge takes; those whose codes are the first one's are not heard twice."""
-    from scripts.quality.judge import as_table, compare, hear_all
+    from scripts.quality.judge import as_table, compare
 
     every = {path: Takes.read(path) for path in options.takes}
     base = every[options.takes[0]]
     for path, takes in every.items():
         if takes.texts != base.texts or takes.voices != base.voices:
             raise ValueError(f"{path}: other sentences or voices than {options.takes[0]}")
-    heard_base = hear_all(sound(options, options.takes[0], base), base.texts, options.workers)
+    everything = list(range(len(base.texts)))
+    heard_base = heard_of(options, options.takes[0], base, everything)
     figures: dict[str, dict[str, Any]] = {}
     for path, takes in every.items():
         same = [np.array_equal(a, b) for a, b in zip(takes.codes, base.codes, strict=True)]
         heard = list(heard_base)
         has_sound = path.with_suffix(".flac").is_file() and path != options.takes[0]
-        other = [idx for idx, is_same in enumerate(same) if has_sound or not is_same]
-        samples = sound(options, path, takes)
-        new = hear_all(
-            [samples[idx] for idx in other], [takes.texts[idx] for idx in other], options.workers
-        )
+        other = [idx for idx in everything if has_sound or not same[idx]]
+        new = heard_of(options, path, takes, other)
         for idx, each in zip(other, new, strict=True):
             heard[idx] = each
         figures[path.stem] = {
@@ -106,19 +106,33 @@ def judge_command(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def sound(options: argparse.Namespace, path: Path, takes: Takes) -> list[NDArray[np.float32]]:
-    """16 kHz samples of each take: the machine's own if they were kept, else from the codes."""
+def heard_of(
+    options: argparse.Namespace, path: Path, takes: Takes, which: list[int]
+) -> list[Heard]:
+    """What the recognizer makes of some takes."""
+    from scripts.quality.judge import hear_all
+
+    samples = sound(options, path, takes, which)
+    return hear_all(samples, [takes.texts[idx] for idx in which], options.workers)
+
+
+def sound(
+    options: argparse.Namespace, path: Path, takes: Takes, which: list[int]
+) -> list[NDArray[np.float32]]:
+    """16 kHz samples of some takes: the machine's own if they were kept, else from the codes."""
     kept = path.with_suffix(".flac")
     if kept.is_file():
         import soundfile
 
         lengths = json.loads(kept.with_suffix(".lengths.json").read_text(encoding="utf-8"))
         joined = np.asarray(soundfile.read(kept, dtype="float32")[0], dtype=np.float32)
-        return np.split(joined, np.cumsum(lengths)[:-1])
+        parts = np.split(joined, np.cumsum(lengths)[:-1])
+        return [parts[idx] for idx in which]
     from backend.audio.resample import resample
 
     settings = engine_settings(model=options.model, device="cpu", cpu_threads=options.threads)
-    made, told = sound_of(settings, resolve_model_dir(settings), takes.codes)
+    codes = [takes.codes[idx] for idx in which]
+    made, told = sound_of(settings, resolve_model_dir(settings), codes)
     return [resample(each, told["sample_rate"], HEARING_HZ) for each in made]
 
 

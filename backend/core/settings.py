@@ -133,8 +133,8 @@ class Settings(BaseSettings):
     enable_torch_compile: bool = False
     """Compile layers that run in plain PyTorch with torch.compile: where the project's own kernels
     are off or cannot run. Needs a C++ compiler, on a card Triton as well; without them /health
-    says so and nothing changes. The first start takes a minute or more longer, later ones
-    some seconds: what was compiled is kept in `DATA_DIR`."""
+    says so and nothing changes. The first start takes minutes longer, later ones 20 s: what was
+    compiled is kept in `DATA_DIR`. On a CPU it is no faster."""
 
     cpu_threads: int = Field(default=0, ge=0, le=256)
     """Threads for the model's work on a CPU. 0 takes all cores but one, at most 8: they wait
