@@ -296,6 +296,11 @@ class OptimizedEngine:
         return self._stepper.step(slots)
 
     @torch.inference_mode()
+    def replace_frame(self, slot: int, codes: NDArray[np.int32]) -> None:
+        """Go on as if ``codes`` ``[K]`` had been drawn last: to compare what comes behind it."""
+        self._state.replace_frame(slot, codes, self._model.tokenizer.semantic_begin_id)
+
+    @torch.inference_mode()
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 

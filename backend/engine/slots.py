@@ -12,6 +12,8 @@ from backend.engine.noise import seed_word
 from backend.engine.sampling import RowSampling
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from backend.core.types import SamplingParams
@@ -72,6 +74,12 @@ class SlotState:
         self.steps[slot] = 0
         self.min_steps[slot] = sampling.min_new_tokens
         self.sampling.set_row(slot, sampling)
+
+    def replace_frame(self, slot: int, codes: NDArray[np.int32], semantic_begin_id: int) -> None:
+        """Put ``codes`` ``[K]`` in the place of the frame drawn last."""
+        frame = torch.from_numpy(codes).to(self.pending)
+        self.pending[slot] = torch.cat((frame[:1] + semantic_begin_id, frame))
+        self.recent[slot, :, -1] = frame
 
     def recent_of(self, slot_ids: Tensor) -> Tensor:
         """Codes ``[B, K, W]`` that count as recent, -1 elsewhere."""

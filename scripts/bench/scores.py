@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backend.core.contract import Engine
     from backend.models.dual_ar import DualAR
     from backend.models.tokenizer import Tokenizer
+    from backend.opt_engine import OptimizedEngine
 
 TEXT = "The train to the city leaves at nine, and it will be cold and windy."
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_new_tokens=64)
@@ -52,6 +53,20 @@ def greedy_codes(engine: Engine) -> NDArray[np.int32]:
         frames.append(codes)
     engine.release(slot)
     return np.stack(frames, axis=1)
+
+
+def forced_codes(engine: OptimizedEngine, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """``[K, F]``: what the step of ``engine`` draws for ``TEXT`` behind each frame of ``codes``."""
+    sampling = replace(GREEDY, min_new_tokens=codes.shape[1] + 1)
+    slot = engine.prefill(TEXT, [], sampling)
+    drawn: list[NDArray[np.int32]] = []
+    for frame in codes.T:
+        [result] = engine.decode_step([slot])
+        assert result.codes is not None
+        drawn.append(result.codes)
+        engine.replace_frame(slot, frame)
+    engine.release(slot)
+    return np.stack(drawn, axis=1)
 
 
 @torch.inference_mode()

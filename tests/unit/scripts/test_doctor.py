@@ -12,10 +12,12 @@ from backend.models.checkpoint import load_dual_ar
 from backend.models.tokenizer import Tokenizer
 from backend.opt_engine import OptimizedEngine
 from scripts import doctor
+from scripts.bench import trials
 from scripts.bench.engine_settings import engine_settings
 from scripts.bench.figures import Bench
-from scripts.bench.scores import difference, greedy_codes, semantic_scores
-from scripts.doctor import Surgery, Trial, best_trial, propose, ways
+from scripts.bench.scores import difference, forced_codes, greedy_codes, semantic_scores
+from scripts.bench.trials import Surgery, Trial, ways
+from scripts.doctor import best_trial, propose
 
 POCKET = Path(__file__).resolve().parents[3] / "backend" / "pocket"
 CPU = torch.device("cpu")
@@ -43,7 +45,9 @@ def test_a_cpu_is_tried_with_threads_and_a_card_without(monkeypatch: pytest.Monk
     assert not [way for way in old if "cpu_threads" in way or way.get("mixed_precision") == "bf16"]
     capability[0] = (9, 0)
     new = ways(torch.device("cuda:0"), 4)
-    assert {"mixed_precision": "bf16", "quantization": "int8"} in new
+    kernels = {"cuda_graphs": True, "fused_kernels": True, "resident_kernels": True}
+    assert {**kernels, "mixed_precision": "bf16", "quantization": "int8"} in new
+    assert not [way for way in old if "fused_kernels" in way or "resident_kernels" in way]
 
 
 def test_slots_are_proposed_as_memory_and_real_time_allow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +84,30 @@ def test_quantized_pocket_voices_say_nearly_the_same(
     assert moved.agreement >= agreement
 
 
+def test_a_frame_is_drawn_behind_those_that_are_given() -> None:
+    settings = engine_settings(device="cpu", cpu_threads=1, max_slots=1, max_seq_len=512)
+    engine = OptimizedEngine.load(settings, POCKET)
+    codes = greedy_codes(engine)
+    assert (forced_codes(engine, codes) == codes).all()
+    other = codes[:, ::-1].copy()
+    drawn = forced_codes(engine, other)
+    assert (drawn[:, 0] == codes[:, 0]).all()
+    assert (drawn[0, 1:10] != codes[0, 1:10]).any()
+    engine.close()
+
+
+def test_only_what_differs_from_the_defaults_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "free_budget", lambda device: 1 << 40)
+    plain, packed = trial(1.0), trial(4.0, cpu_fast_linear=True)
+    assert propose(Surgery("pocket", "cpu", 1, trials=[plain, packed]), 25.0) == []
+    useless = trial(1.0, cpu_fast_linear=True)
+    int8 = trial(2.0, quantization="int8", mixed_precision="bf16")
+    found = propose(Surgery("pocket", "cpu", 1, trials=[plain, useless, int8]), 25.0)
+    assert {(one.key, one.value) for one in found} == {
+        ("QUANTIZATION", "int8"), ("MIXED_PRECISION", "bf16"), ("CPU_FAST_LINEAR", "false"),
+    }  # fmt: skip
+
+
 def test_the_difference_ignores_what_no_draw_sees() -> None:
     scores = torch.tensor([[1.0, 2.0, 4.0], [0.0, 5.0, 1.0]])
     same = difference(scores, scores + 3.0)
@@ -94,8 +122,8 @@ def test_a_way_that_fails_is_told_and_the_others_go_on(
     monkeypatch.setattr(Bench, "decode_step_ms", lambda self, batch: 10.0)
     tried = [{"quantization": "int8"}, {"mixed_precision": "fp16"}]
     monkeypatch.setattr(doctor, "ways", lambda device, cores: tried)
-    inner = LoadedModelOf(doctor.LoadedModel.load)
-    monkeypatch.setattr(doctor.LoadedModel, "load", inner)
+    inner = LoadedModelOf(trials.LoadedModel.load)
+    monkeypatch.setattr(trials.LoadedModel, "load", inner)
     assert doctor.main(["--device", "cpu", "--steps", "1"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     plain, int8, fp16 = report["trials"]
