@@ -75,7 +75,7 @@ class ClusterSettings(BaseSettings):
 
     api_replicas: int = Field(default=1, ge=1, le=1000)
     """Copies of the HTTP side. Above 1 they share DATA_DIR, which has to be on a disk of one
-    machine, and MAX_JOBS has to be 0: jobs have one owner."""
+    machine, or VOICES_URL; MAX_JOBS has to be 0: jobs have one owner."""
 
     drain_timeout_s: float = Field(default=120.0, ge=0, le=3600)
     """Seconds that a copy which is being stopped may take to finish what it speaks."""

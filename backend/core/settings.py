@@ -285,10 +285,11 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Folder for what the service keeps over a restart: voices and jobs. Made when it is needed."""
 
-    # --- voices --------------------------------------------------------------------------------
+    voices_url: str = ""
+    """Shared place of added voices, e.g. s3://bucket/voices (needs s3fs). Empty: DATA_DIR."""
+
     max_voices: int = Field(default=1000, ge=0, le=10000)
-    """Most voices that are kept in DATA_DIR; the model's own are not counted. 0: no voice can be
-    added."""
+    """Most added voices that are kept; the model's own are not counted. 0: none can be added."""
 
     # --- batches and jobs ----------------------------------------------------------------------
     max_batch_items: int = Field(default=64, ge=1, le=1000)

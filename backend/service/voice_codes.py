@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backend.service.cpu_pool import CpuPool
     from backend.service.voice_index import StoredReference, StoredVoice
     from backend.service.voice_intake import RecordingIntake
-    from backend.service.voice_store import VoiceStore
+    from backend.service.voice_keeping import VoiceKeeper
 
 
 class StoredVoiceCodes:
@@ -40,7 +40,7 @@ class StoredVoiceCodes:
 
     def __init__(
         self,
-        store: VoiceStore,
+        store: VoiceKeeper,
         intake: RecordingIntake,
         pool: CpuPool,
         cache: VoiceCodesCache,

@@ -8,8 +8,8 @@ from backend.audio.clinic import ClinicReport, Severity, examine
 from backend.audio.decode import decode_audio
 from backend.core.errors import InvalidAudioError, InvalidBundleError, PromptTooLongError
 from backend.service.codes_file import codes_fit
+from backend.service.voice_keeping import NewReference
 from backend.service.voice_rules import checked_transcript
-from backend.service.voice_store import NewReference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,6 +12,8 @@ whose recording was not kept is listed with the reason why it cannot speak.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,11 @@ from backend.core.errors import (
     InvalidVoiceError,
     VoiceLimitError,
     VoiceNotFoundError,
+    VoiceStorageError,
 )
 from backend.service.codec_revision import codec_revision
+from backend.service.object_place import ObjectPlace
+from backend.service.object_voices import LOOK_EVERY_S, ObjectVoiceStore
 from backend.service.voice_bundle import BundledReference, VoiceBundle, pack_bundle, read_bundle
 from backend.service.voice_codes import StoredVoiceCodes, preview_file
 from backend.service.voice_intake import RecordingIntake
@@ -42,6 +47,9 @@ if TYPE_CHECKING:
     from backend.service.cpu_pool import CpuPool
     from backend.service.requests import UploadedReference
     from backend.service.voice_index import StoredVoice
+    from backend.service.voice_keeping import VoiceKeeper
+
+logger = logging.getLogger(__name__)
 
 STORE_SUBDIR = "voices"
 PREVIEW_S = 15.0
@@ -87,9 +95,10 @@ class VoiceService:
         self._settings = settings
         self._model_dir = model_dir
         self._pool = pool
-        self._store = VoiceStore(settings.data_dir / STORE_SUBDIR, settings.max_voices)
+        self._store = _keeper(settings)
         self._shelf = VoiceShelf(self._store, pool)
         self._is_open = False
+        self._watch: asyncio.Task[None] | None = None
         self._intake = RecordingIntake(engine, pool, settings)
         self._codes = StoredVoiceCodes(self._store, self._intake, pool, cache, self._shelf.write)
 
@@ -104,6 +113,8 @@ class VoiceService:
         revision = await self._pool.run(codec_revision, self._model_dir, info)
         await self._shelf.open(builtin.voices, revision)
         self._is_open = True
+        if self._settings.voices_url:
+            self._watch = asyncio.create_task(self._look_again_and_again())
 
     async def refresh(self) -> None:
         """Show the voices that other processes on the same folder have added or changed.
@@ -117,6 +128,10 @@ class VoiceService:
     async def close(self) -> None:
         """Wait for changes that are being written, and close the index."""
         self._is_open = False
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+            self._watch = None
         await self._shelf.close()
 
     @property
@@ -331,6 +346,15 @@ class VoiceService:
         references = await self._intake.from_bundle(bundle, info, self.codec_revision)
         return await self._shelf.commit(lambda: self._store.add(draft, references))
 
+    async def _look_again_and_again(self) -> None:
+        """See what other services do to the voices that they share with this one."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._shelf.refresh()
+            except VoiceStorageError as error:
+                logger.warning("%s", error)
+
     def _find(self, name: str) -> Voice:
         self._info()
         return self.library.find(name)
@@ -344,6 +368,13 @@ class VoiceService:
         if info is None or not self.codec_revision:
             raise EngineUnavailableError("the voices are not there yet; GET /health tells when")
         return info
+
+
+def _keeper(settings: Settings) -> VoiceKeeper:
+    if settings.voices_url:
+        place = ObjectPlace(settings.voices_url)
+        return ObjectVoiceStore(place, settings.max_voices, LOOK_EVERY_S)
+    return VoiceStore(settings.data_dir / STORE_SUBDIR, settings.max_voices)
 
 
 def _refuse_excess(num_references: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from backend.service.cpu_pool import CpuPool
     from backend.service.voice_index import StoredVoice
-    from backend.service.voice_store import VoiceStore
+    from backend.service.voice_keeping import VoiceKeeper
 
 
 class VoiceShelf:
@@ -29,7 +29,7 @@ class VoiceShelf:
         revision: Names the loaded codec; empty before ``open``.
     """
 
-    def __init__(self, store: VoiceStore, pool: CpuPool) -> None:
+    def __init__(self, store: VoiceKeeper, pool: CpuPool) -> None:
         self._store = store
         self._pool = pool
         self._builtin: tuple[Voice, ...] = ()

@@ -12,7 +12,6 @@ import logging
 import secrets
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from backend.core.errors import (
     VoiceLimitError,
     VoiceNotFoundError,
 )
-from backend.core.types import Turn
 from backend.service.codes_file import codes_from_npy, codes_to_npy
 from backend.service.voice_blobs import BlobStore
 from backend.service.voice_index import StoredReference, StoredVoice, VoiceIndex
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from backend.service.voice_keeping import NewReference
     from backend.service.voice_rules import VoiceDraft
 
 logger = logging.getLogger(__name__)
@@ -44,35 +43,10 @@ BLOBS_SUBDIR = "blobs"
 _ID_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class NewReference:
-    """A recording that is to be stored.
-
-    Attributes:
-        text: What is said in it.
-        codes: ``[K, F]`` int32.
-        codec_revision: Names the codec that wrote ``codes``.
-        duration_s: Its length.
-        audio: The recording as it came, where it is to be kept.
-    """
-
-    text: str
-    codes: NDArray[np.int32]
-    codec_revision: str
-    duration_s: float
-    audio: bytes | None = None
-
-    @property
-    def turn(self) -> Turn:
-        """Its words and codes."""
-        return Turn(self.text, self.codes)
-
-
 class VoiceStore:
-    """Keep voices. Every method blocks; any thread may call, one at a time gets in.
+    """Keep voices on the disk: the ``VoiceKeeper`` that is used unless ``VOICES_URL`` is set.
 
-    Life: made -> ``open`` -> any calls -> ``close``. Nothing is written to the disk before the
-    first voice is added.
+    One thread at a time gets in. Nothing is written before the first voice is added.
 
     Args:
         directory: The store's own folder.
@@ -147,7 +121,7 @@ class VoiceStore:
                     "one first"
                 )
             _refuse_taken(index, draft.name)
-            index.put_voice(voice_id, draft, _now())
+            index.put_voice(voice_id, draft, now_text())
             for reference in references:
                 self._add_recording(index, voice_id, reference)
             return _found(index, voice_id)
@@ -162,7 +136,7 @@ class VoiceStore:
         with self._changing() as index:
             _found(index, voice_id)
             _refuse_taken(index, draft.name, other_than=voice_id)
-            index.put_voice(voice_id, draft, _now())
+            index.put_voice(voice_id, draft, now_text())
             return _found(index, voice_id)
 
     def delete(self, voice_id: str) -> None:
@@ -188,7 +162,7 @@ class VoiceStore:
                     f"a voice has at most {MAX_REFERENCES} recordings; remove one first"
                 )
             self._add_recording(index, voice_id, reference)
-            index.touch(voice_id, _now())
+            index.touch(voice_id, now_text())
             return _found(index, voice_id)
 
     def remove_reference(self, voice_id: str, idx: int) -> StoredVoice:
@@ -210,7 +184,7 @@ class VoiceStore:
                     "delete the voice"
                 )
             index.delete_recording(references[idx].id)
-            index.touch(voice_id, _now())
+            index.touch(voice_id, now_text())
             return _found(index, voice_id)
 
     def replace_codes(self, recording_id: int, codes: NDArray[np.int32], revision: str) -> None:
@@ -280,5 +254,6 @@ def _refuse_taken(index: VoiceIndex, name: str, other_than: str = "") -> None:
         )
 
 
-def _now() -> str:
+def now_text() -> str:
+    """Give the time as it is stored: UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

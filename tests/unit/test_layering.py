@@ -45,6 +45,7 @@ ONLY_IN: dict[str, frozenset[str]] = {
     "starlette": WEB_ROOMS,
     "pynvml": frozenset({"telemetry"}),
     "ray": frozenset({"cluster", "replicas"}),
+    "fsspec": frozenset({"service"}),
     "huggingface_hub": frozenset(),
     "gradio": frozenset(),
     "streamlit": frozenset(),

@@ -18,12 +18,14 @@ from backend.core.errors import (
     VoiceUnusableError,
 )
 from backend.core.types import EngineInfo
+from backend.service import voice_library
 from backend.service.cache import VoiceCodesCache
 from backend.service.codec_revision import codec_revision
 from backend.service.cpu_pool import CpuPool
 from backend.service.requests import UploadedReference
 from backend.service.voice_library import VoiceService
 from backend.service.voice_rules import VoiceChanges, VoiceDraft
+from backend.service.voice_store import VoiceStore
 from tests.conftest import MakeSettings, file_of, tone, write_voice
 from tests.fakes import FAKE_INFO, FakeEngineClient, fake_reference_codes
 
@@ -43,9 +45,12 @@ def pool() -> Iterator[CpuPool]:
 
 
 class Shop:
-    """Opens services on the same folder, one after another."""
+    """Opens services on the same folder, one after another, or on the same ``voices_url``."""
 
-    def __init__(self, make_settings: MakeSettings, model_dir: Path, pool: CpuPool) -> None:
+    def __init__(
+        self, make_settings: MakeSettings, model_dir: Path, pool: CpuPool, voices_url: str = ""
+    ) -> None:
+        self._voices_url = voices_url
         self._make_settings = make_settings
         self._model_dir = model_dir
         self._pool = pool
@@ -58,9 +63,8 @@ class Shop:
         self.engine = FakeEngineClient(info)
         await self.engine.wait_ready()
         cache = VoiceCodesCache(cache_bytes)
-        service = VoiceService(
-            self.engine, self._make_settings(), self._model_dir, self._pool, cache
-        )
+        settings = self._make_settings(voices_url=self._voices_url)
+        service = VoiceService(self.engine, settings, self._model_dir, self._pool, cache)
         await service.open(info)
         yield service
         await service.close()
@@ -303,4 +307,25 @@ async def test_a_look_before_the_start_and_after_the_end_opens_nothing(shop: Sho
     async with shop.opened() as service:
         await service.add(ADA, [recording()])
     await service.refresh()
+    assert isinstance(service._store, VoiceStore)
     assert service._store._index is None
+
+
+async def test_services_that_share_an_object_store_see_each_others_voices_by_themselves(
+    make_settings: MakeSettings,
+    model_dir: Path,
+    pool: CpuPool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(voice_library, "LOOK_EVERY_S", 0.01)
+    shop = Shop(make_settings, model_dir, pool, f"memory://{tmp_path.name}")
+    async with shop.opened() as one, shop.opened() as other:
+        added = await one.add(ADA, [recording()])
+        for _ in range(3000):
+            await asyncio.sleep(0.01)
+            if any(voice.name == "Ada" for voice in await other.list_voices()):
+                break
+        (turn,) = await other.turns(await other.get("Ada"))
+        assert np.array_equal(turn.codes, (await one.turns(added.voice))[0].codes)
+    assert not (tmp_path / "data").exists()

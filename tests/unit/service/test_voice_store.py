@@ -20,8 +20,9 @@ from backend.core.errors import (
     VoiceStorageError,
 )
 from backend.service.voice_blobs import BlobStore
+from backend.service.voice_keeping import NewReference
 from backend.service.voice_rules import MAX_REFERENCES, VoiceDraft
-from backend.service.voice_store import NewReference, VoiceStore
+from backend.service.voice_store import VoiceStore
 
 ROOT = Path(__file__).resolve().parents[3]
 ADA = VoiceDraft(name="Ada", language="en", tags=("calm", "low"), consent="she said yes")
@@ -236,7 +237,8 @@ SCRIPT = textwrap.dedent(
     from pathlib import Path
     import numpy as np
     from backend.service.voice_rules import VoiceDraft
-    from backend.service.voice_store import NewReference, VoiceStore
+    from backend.service.voice_keeping import NewReference
+    from backend.service.voice_store import VoiceStore
 
     base, action = Path(sys.argv[1]), sys.argv[2]
     step, deadly_step = 0, 0
