@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytest.importorskip("triton")
+
 from backend.engine.attention import StepPlan
 from backend.engine.batch_step import BatchStep, why_not_batch
 from backend.engine.capture import GraphRoom, captured
