@@ -22,6 +22,7 @@ from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
 from backend.engine.card_kernels import kv_bits, scratch_positions, why_no_fused_prompts
 from backend.engine.codec_setup import choose_codec_setup
+from backend.engine.compile_start import CompileStart, begin_codec, begin_dual_ar
 from backend.engine.decode_step import FrameSizes
 from backend.engine.exchange import exchange_with
 from backend.engine.kv_store import KVStore
@@ -98,16 +99,17 @@ class LoadedModel:
         precision: Precision,
         codec_setup: CodecSetup,
         memory_plan: Mapping[str, int] | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> LoadedModel:
-        """Load a model directory of either form.
+        """Load a model directory of either form; ``tokenizer`` is its own, if it was read before.
 
         Raises:
             CheckpointError: Files are missing or do not fit; the message names them.
         """
-        tokenizer = Tokenizer.from_directory(directory)
+        tokenizer = tokenizer or Tokenizer.from_directory(directory)
         dual_ar = load_dual_ar(
             directory, precision.device, precision.dtype, quantization=precision.quantization,
-            is_lean=True, host_tables=HOST_TABLES[precision.host_embeddings],
+            is_lean=True, host_tables=HOST_TABLES[precision.host_embeddings], tokenizer=tokenizer,
         )  # fmt: skip
         codec = codec_setup.load_decoder(directory)
         _check_fit(directory, tokenizer, dual_ar, codec)
@@ -192,7 +194,16 @@ class OptimizedEngine:
         codec_setup = choose_codec_setup(settings, precision.device)
         plan = plan_for(settings, precision, directory)
         require_fit(plan, settings.memory_budget_mb, precision.device)
-        model = LoadedModel.load(settings.model, directory, precision, codec_setup, plan.by_part())
+        start = CompileStart(precision.device)
+        if settings.compile_ahead:
+            begin_codec(start, codec_setup, plan.codec, settings.max_slots)
+        tokenizer = Tokenizer.from_directory(directory)
+        if settings.compile_ahead:
+            begin_dual_ar(start, settings, precision, plan.config, plan.codec, tokenizer)
+        model = LoadedModel.load(
+            settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
+        )
+        start.wait()
         return cls(model, precision, codec_setup, settings)
 
     @property

@@ -89,17 +89,15 @@ class Settings(BaseSettings):
     above, fp16 on older cards, fp32 on a CPU. The codec has a setting of its own."""
 
     codec_precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """Number format in which the codec makes samples. `auto`: fp16 on a card, fp32 on a CPU. The
-    layers that make the sound itself, and the whole encoder of recordings, are fp32 always; with
-    `fp32` their convolutions do without TF32 too."""
+    """Number format in which the codec makes samples. `auto`: fp16 on a card, fp32 on a CPU. Its
+    last layers and the encoder of recordings are fp32 always; `fp32` keeps TF32 out of them."""
 
     codec_fused: bool = True
     """Make samples in the codec's own Triton kernels where Triton is installed, `CODEC_PRECISION`
     is not `fp32` and the card's compute capability is 8.0 or above. No effect on a CPU."""
 
     codec_fused_encoder: bool = True
-    """Run the encoder of recordings in these kernels as well, under the same conditions and with
-    `ENCODER_ON_HOST=false`. `false` leaves its convolutions to PyTorch."""
+    """Run the convolutions of the encoder in these kernels as well, unless `ENCODER_ON_HOST`."""
 
     fused_kernels: bool = True
     """Run the transformer's decode step in the project's own Triton kernels where Triton is
@@ -119,6 +117,9 @@ class Settings(BaseSettings):
     """On a card: a seed gives the same codes in any company, to the last bit, also in half
     precision. Every step then takes as long as one of `MAX_SLOTS` streams. `auto` does so with up
     to 8 slots, where that costs least. Needs `FUSED_KERNELS`. On a CPU it is always so."""
+
+    compile_ahead: bool = False
+    """On a card: compile kernels while the weights are read. Off: not run on a card so far."""
 
     cuda_graphs: bool = True
     """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts

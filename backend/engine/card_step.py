@@ -66,6 +66,33 @@ def bound_of(length: int, max_positions: int) -> int:
     return min(bound, max_positions)
 
 
+def keys_of(
+    max_rows: int, max_positions: int, batch_sizes: tuple[int, ...], boundless_rows: int
+) -> list[tuple[int, int]]:
+    """Rows and bounds of all steps that batches of up to ``max_rows`` need; see ``BoundSteps``."""
+    bounds: list[int] = []
+    while not bounds or bounds[-1] < max_positions:
+        bounds.append(bound_of(bounds[-1] + 1 if bounds else 1, max_positions))
+    most = next(size for size in batch_sizes if size >= max_rows)
+    sizes = [size for size in batch_sizes if size <= most]
+    keys = (
+        _key_of(size, bound, max_positions, boundless_rows) for size in sizes for bound in bounds
+    )
+    return list(dict.fromkeys(keys))
+
+
+def _key_of(num_rows: int, bound: int, max_positions: int, boundless_rows: int) -> tuple[int, int]:
+    return num_rows, max_positions if num_rows <= boundless_rows else bound
+
+
+def rows_of_kinds(only_size: int | None, *, is_resident: bool, is_batch: bool) -> tuple[int, int]:
+    """Rows up to which steps are resident, and up to which they multiply in CUDA kernels."""
+    # steps for one size alone serve any length, which resident kernels do without more work
+    is_beside_batch = is_batch and only_size is None
+    most_rows = RESIDENT_ROWS_BESIDE_BATCH if is_beside_batch else RESIDENT_ROWS
+    return most_rows if is_resident else 0, BATCH_ROWS if is_batch else 0
+
+
 def choose_card_step(
     decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
     is_resident: bool = False, is_batch: bool = False, only_size: int | None = None,
@@ -103,11 +130,9 @@ def choose_card_step(
             notes += (f"BATCH_KERNELS: Triton's are used, since {why_no_batch}",)
     if compiled is not None:
         notes += (not_compiled(DECODE_LAYERS),)
-    # steps for one size alone serve any length, which resident kernels do without more work
-    is_beside_batch = why_no_batch is None and only_size is None
-    most_rows = RESIDENT_ROWS_BESIDE_BATCH if is_beside_batch else RESIDENT_ROWS
-    resident_rows = 0 if why_not else most_rows
-    batch_rows = 0 if why_no_batch else BATCH_ROWS
+    resident_rows, batch_rows = rows_of_kinds(
+        only_size, is_resident=why_not is None, is_batch=why_no_batch is None
+    )
     sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
     steps = BoundSteps(
         _fused_maker(decoder, model, resident_rows, batch_rows), decoder, room, _compile_chains,
@@ -171,21 +196,14 @@ class BoundSteps:
 
     def warm_up(self, max_rows: int) -> None:
         """Make the steps of all batch sizes up to the one that holds ``max_rows``."""
-        bounds: list[int] = []
-        while not bounds or bounds[-1] < self._store.max_positions:
-            longest = bounds[-1] + 1 if bounds else 1
-            bounds.append(bound_of(longest, self._store.max_positions))
-        most = next(size for size in self._batch_sizes if size >= max_rows)
-        sizes = [size for size in self._batch_sizes if size <= most]
-        keys = dict.fromkeys(self._key(size, bound) for size in sizes for bound in bounds)
+        keys = keys_of(max_rows, self._store.max_positions, self._batch_sizes, self._boundless_rows)
         made = {key: self._bind(key) for key in keys if key not in self._steps}
         self._compile_ahead([step for _, step in made.values()])
         for key, (ids, step) in made.items():
             self._steps[key] = ids, self._captured(step)
 
     def _key(self, num_rows: int, bound: int) -> tuple[int, int]:
-        is_boundless = num_rows <= self._boundless_rows
-        return num_rows, self._store.max_positions if is_boundless else bound
+        return _key_of(num_rows, bound, self._store.max_positions, self._boundless_rows)
 
     def _bind(self, key: tuple[int, int]) -> tuple[Tensor, Callable[[], Tensor]]:
         ids = self._store.lengths.new_full((key[0],), self._store.scratch_slot)

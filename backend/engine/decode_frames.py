@@ -142,6 +142,12 @@ class DecodePlan:
         return max(1, min(BATCH_BUCKETS[-1], most // size))
 
 
+def fused_plan(max_frames: int, *, batching: bool, has_graphs: bool) -> DecodePlan:
+    """How calls of the fused decoder are cut."""
+    most_frames = most_frames_together(max_frames)  # of one stream as well
+    return DecodePlan(most_frames, batching, has_graphs, most_frames, filling=True)
+
+
 def _bucket_of(frames: int) -> int:
     """Give the smallest of ``FRAME_BUCKETS`` that holds ``frames``, or the largest."""
     return next((size for size in FRAME_BUCKETS if size >= frames), FRAME_BUCKETS[-1])
@@ -174,17 +180,16 @@ class StreamDecoder:
         self._codec = codec
         self._device = codec.device
         self._lane = lane or lane_of(self._device)
-        is_bound_by_caches = self._device.type == "cpu" and capture is None
-        most_frames = MOST_FRAMES_ON_CPU if is_bound_by_caches else most_frames_together(max_frames)
         self._steps: _Steps
         if fused is None:
             self._steps = _PlainSteps(codec, num_slots + 1)
+            is_bound_by_caches = self._device.type == "cpu" and capture is None
+            together = most_frames_together(max_frames)
+            most_frames = MOST_FRAMES_ON_CPU if is_bound_by_caches else together
+            self._plan = DecodePlan(max_frames, batching, capture is not None, most_frames)
         else:
             self._steps = _FusedSteps(fused, num_slots + 1)
-            max_frames = most_frames_together(max_frames)  # of one stream as well
-        self._plan = DecodePlan(
-            max_frames, batching, capture is not None, most_frames, filling=fused is not None
-        )
+            self._plan = fused_plan(max_frames, batching=batching, has_graphs=capture is not None)
         self._frames: dict[int, int] = {}
         """Frames decoded so far of each open slot."""
         self._num_slots = num_slots

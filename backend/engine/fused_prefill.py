@@ -71,9 +71,13 @@ class FusedPrefill:
         model: On the store's device, with its tokens bound.
         store: Of all slots.
         room: Where graphs are captured; None starts every kernel by itself.
+        card: Whose limits count; that of the store unless it is told.
     """
 
-    def __init__(self, model: DualAR, store: KVStore, room: GraphRoom | None) -> None:
+    def __init__(
+        self, model: DualAR, store: KVStore, room: GraphRoom | None,
+        card: torch.device | None = None,
+    ) -> None:  # fmt: skip
         self._model, self._store, self._room, self._config = model, store, room, model.config
         config, self._device = model.config, store.lengths.device
         dtype = model.norm.weight.dtype
@@ -86,7 +90,7 @@ class FusedPrefill:
         self._qkv = new((config.n_head + 2 * config.n_local_heads) * config.head_dim)
         self._mixed = new(config.n_head * config.head_dim)
         self._inner = new(config.intermediate_size)
-        self._stages = _stages(self._device, dtype)
+        self._stages = _stages(card or self._device, dtype)
         self._bound: dict[int, tuple[Tensor, Callable[[], object]]] = {}
 
     def run_many(self, stretches: Sequence[Stretch]) -> None:
@@ -94,11 +98,15 @@ class FusedPrefill:
         for batch in _batches(stretches):
             self._run_batch(batch)
 
-    def warm_up(self) -> None:
-        """Make the graph of every batch size."""
+    def compile_ahead(self) -> None:
+        """Compile the kernels of every batch size; nothing runs."""
         blank = torch.zeros(BUCKETS[-1] * (3 + self._config.num_codebooks), dtype=torch.int64)
         blank = blank.to(self._device)
         compile_ahead([partial(self._layers, blank, bucket) for bucket in BUCKETS])
+
+    def warm_up(self) -> None:
+        """Make the graph of every batch size."""
+        self.compile_ahead()
         for bucket in reversed(BUCKETS):
             self._prepare(bucket)
 

@@ -45,7 +45,19 @@ _TILE_ROWS = (8, 16)
 """Rows that fill a kernel of one and of two column tiles."""
 
 
-class ResidentStep(FusedStep):
+class StepEnds(FusedStep):
+    """What a resident step starts beside its two kernels: for compiling ahead."""
+
+    lets_early = True
+
+    def _slow_pass(self) -> None:
+        pass
+
+    def _fast_passes(self) -> None:
+        pass
+
+
+class ResidentStep(StepEnds):
     """The kernels of one batch size; any length.
 
     Args:
@@ -56,8 +68,6 @@ class ResidentStep(FusedStep):
         slot_ids: ``[P]`` int64, P at most 16, read at every run.
         has_pdl: Whether kernels may start before the one in front has ended.
     """
-
-    lets_early = True
 
     def __init__(
         self, model: DualAR, sizes: FrameSizes, store: KVStore, state: SlotState,
@@ -137,6 +147,20 @@ def why_not_resident(model: DualAR, sizes: FrameSizes, store: KVStore) -> str | 
     It compiles them if all else is well, in parallel and once a machine.
     """
     device = store.lengths.device
+    reason = misfit_of(model, sizes, store, device)
+    if reason is not None:
+        return reason
+    try:
+        compile_images(model, sizes, device)
+        for each in _kinds(model, sizes):
+            kernel_of(each, device, has_pdl=True)
+    except KernelError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def misfit_of(model: DualAR, sizes: FrameSizes, store: KVStore, device: torch.device) -> str | None:
+    """Why the resident kernels cannot run this network on a card, or None; compiles nothing."""
     properties = torch.cuda.get_device_properties(device)
     config = model.config
     if (properties.major, properties.minor) != (9, 0):
@@ -150,21 +174,29 @@ def why_not_resident(model: DualAR, sizes: FrameSizes, store: KVStore) -> str | 
     if config.fast_dim != config.dim or config.norm_fastlayer_input:
         return "the fast transformer does not read the hidden states as they are"
     shared_bytes = properties.shared_memory_per_block_optin
-    kinds = [each for rows in _TILE_ROWS for each in pass_sizes(model, sizes, rows)]
-    for each in kinds:
+    for each in _kinds(model, sizes):
         reason = each.misfit(shared_bytes)
         if reason:
             return reason
-    try:
-        with ThreadPoolExecutor(len(kinds)) as threads:  # the compiler works outside Python's lock
-            list(threads.map(lambda each: _image(each, device, has_pdl=True), kinds))
-        for each in kinds:
-            kernel_of(each, device, has_pdl=True)
-    except KernelError as error:
-        return str(error).splitlines()[0]
     return None
 
 
+def compile_images(model: DualAR, sizes: FrameSizes, device: torch.device) -> None:
+    """Compile the kernels of a network for a card, in parallel; nothing is loaded.
+
+    Raises:
+        KernelError: NVRTC is not there, or refuses the source.
+    """
+    kinds = _kinds(model, sizes)
+    with ThreadPoolExecutor(len(kinds)) as threads:  # the compiler works outside Python's lock
+        list(threads.map(lambda each: _image(each, device, has_pdl=True), kinds))
+
+
+def _kinds(model: DualAR, sizes: FrameSizes) -> list[PassSizes]:
+    return [each for rows in _TILE_ROWS for each in pass_sizes(model, sizes, rows)]
+
+
+@cache
 def _image(sizes: PassSizes, device: torch.device, *, has_pdl: bool) -> bytes:
     shared_bytes = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
     defines = sizes.defines(shared_bytes)

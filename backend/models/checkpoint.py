@@ -107,6 +107,7 @@ def load_dual_ar(
     *,
     is_lean: bool = False,
     host_tables: Collection[str] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> DualAR:
     """Load the slow and fast transformers, ready to use.
 
@@ -123,6 +124,7 @@ def load_dual_ar(
         is_lean: Leave out the rows of the head that speech never asks for.
         host_tables: Names of tensors that stay in the host, see ``host_tables``; none of them on a
             CPU, where everything does.
+        tokenizer: The directory's own, if it was read before.
 
     Returns:
         The network in evaluation mode, with the tokenizer's ids bound.
@@ -134,7 +136,7 @@ def load_dual_ar(
     """
     found = _find(directory, [role for role in _FILE_NAMES if role != "codec"])
     config = DualARConfig.from_file(found["config"])
-    tokenizer = Tokenizer.from_directory(directory)
+    tokenizer = tokenizer or Tokenizer.from_directory(directory)
     _check_tokenizer(tokenizer, config, directory)
     file, what = read_tensor_file(found["model"], tuple(SCHEMES)), str(found["model"])
     stored_as = str(file.metadata.get(QUANTIZATION_KEY, NO_QUANTIZATION))

@@ -1,32 +1,22 @@
-"""Kernels that can be compiled ahead, many at a time.
-
-Triton compiles a kernel when it is first started, one after another, a good part of a second each.
-A chain of kernels can be gone through once without starting any: then all that it needs is compiled
-on as many threads as there are cores.
-"""
-
-# pyright: reportMissingImports=false
+"""Kernels that can be compiled ahead, many at a time; see ``models.kernel_compiling``."""
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import triton
+from backend.models.kernel_compiling import Requests, compiling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_is_compiling: ContextVar[bool] = ContextVar("is_compiling", default=False)
-_MOST_THREADS = 16
+_requests: ContextVar[Requests | None] = ContextVar("requests", default=None)
 
 
 def is_compiling() -> bool:
     """Whether a chain is gone through to compile what it would start."""
-    return _is_compiling.get()
+    return _requests.get() is not None
 
 
 class Kernel:
@@ -41,8 +31,9 @@ class Kernel:
         self.__doc__ = function.__doc__
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
-        if _is_compiling.get():
-            return partial(self._function.warmup, grid=grid)
+        requests = _requests.get()
+        if requests is not None:
+            return partial(requests.ask, self._function, grid)
         return self._function[grid]
 
 
@@ -54,14 +45,12 @@ def compile_ahead(chains: Iterable[Callable[[], object]]) -> None:
     Args:
         chains: They start ``Kernel``s and do nothing else.
     """
-    mode: Any = getattr(triton, "AsyncCompileMode", None)
-    if mode is None:
-        return
-    token = _is_compiling.set(True)
-    try:
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
-        with ThreadPoolExecutor(threads) as pool, mode(pool, ignore_errors=True):
+    with compiling(ignores_errors=True) as requests:
+        if requests is None:
+            return
+        token = _requests.set(requests)
+        try:
             for chain in chains:
                 chain()
-    finally:
-        _is_compiling.reset(token)
+        finally:
+            _requests.reset(token)

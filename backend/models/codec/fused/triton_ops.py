@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +21,7 @@ from backend.models.codec.fused.kernels.product import product_kernel
 from backend.models.codec.fused.kernels.unit import unit_kernel
 from backend.models.codec.fused.ops import SQUARES_OF, rounded_to_tf32, unit_by_products
 from backend.models.codec.fused.tiles import k_block, product_tile, split_channels, unit_tile
+from backend.models.kernel_compiling import compiling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from backend.models.codec.fused.state import Place, Signal, Streams
     from backend.models.codec.fused.tiles import ProductKind
     from backend.models.codec.quantizer import FoldedLookups
+    from backend.models.kernel_compiling import Requests
 
 CHUNK = 2048
 """Elements that one program copies."""
@@ -54,13 +55,12 @@ class TritonOps:
     ) -> None:
         self._most_stages = most_stages
         self._precision: Literal["ieee", "tf32"] = precision
-        self._is_compiling = False
+        self._requests: Requests | None = None
 
     def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
         """See ``FusedOps``. Kernels that are only compiled need addresses, not memory."""
-        return (
-            like.new_empty(shape[2]).expand(shape) if self._is_compiling else like.new_empty(shape)
-        )
+        is_real = self._requests is None
+        return like.new_empty(shape) if is_real else like.new_empty(shape[2]).expand(shape)
 
     def rounded(self, x: Tensor) -> Tensor:
         """See ``FusedOps``: to the nearest of the values that ``tf32`` has."""
@@ -198,24 +198,21 @@ class TritonOps:
     @contextmanager
     def compiling(self) -> Iterator[bool]:
         """See ``FusedOps``: all kernels at once, on all cores."""
-        if not hasattr(triton, "AsyncCompileMode"):  # an old Triton: each when it first runs
-            yield False
-            return
-        self._is_compiling = True
-        try:
-            with ThreadPoolExecutor() as threads, triton.AsyncCompileMode(threads):
-                yield True
-        finally:
-            self._is_compiling = False
+        with compiling() as requests:
+            self._requests = requests
+            try:
+                yield requests is not None
+            finally:
+                self._requests = None
 
     def _kind_of(self, signal: Signal) -> ProductKind:
         return self._precision if signal.data.itemsize == 4 else "half"
 
     def _start(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-        if self._is_compiling:
-            kernel.warmup(*args, grid=grid, **options)
-        else:
+        if self._requests is None:
             kernel[grid](*args, **options)
+        else:
+            self._requests.ask(kernel, grid, *args, **options)
 
 
 class _Copies:

@@ -1,0 +1,197 @@
+"""Compiling from the first moment: twins are what is loaded, and no failure stops a start."""
+
+# The operations are overridden without their types.
+# pyright: reportIncompatibleMethodOverride=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from backend.core.settings import read_settings
+from backend.engine.codec_precision import FusedChoice
+from backend.engine.codec_setup import choose_codec_setup
+from backend.engine.compile_start import CompileStart, begin_codec
+from backend.engine.decode_frames import StreamDecoder
+from backend.engine.encode_reference import COMPILED
+from backend.engine.precision import Precision
+from backend.engine.twins import codec_twin, dual_ar_twin
+from backend.models.checkpoint import load_dual_ar
+from backend.models.codec.fused.decoder import FusedDecoder
+from backend.models.codec.fused.ops import TorchOps
+from backend.models.codec.weights import load_codec, read_codec_config
+from backend.models.config import CONFIG_FILE, DualARConfig
+from backend.models.tokenizer import Tokenizer
+from tests.unit.models.codec_building import tiny_codec, tiny_config
+
+POCKET = Path(__file__).parents[3] / "backend" / "pocket"
+CPU = torch.device("cpu")
+SIZES: dict[str, Any] = {
+    "latent_dim": 64, "dim": 64, "head_dim": 32, "n_head": 2, "decoder_dim": 384,
+    "intermediate_size": 96, "window_size": 24, "encoder_dim": 16,
+}  # fmt: skip
+"""A codec that the kernels could run."""
+
+
+def test_all_that_was_begun_is_waited_for_chains_of_chains_included():
+    start, done, gate = CompileStart(CPU), list[str](), threading.Event()
+
+    def inner() -> None:
+        gate.wait(5)
+        done.append("inner")
+
+    def outer() -> None:
+        start.begin("inner", inner)
+        done.append("outer")
+
+    start.begin("outer", outer)
+    threading.Timer(0.05, gate.set).start()
+    start.wait()
+    assert sorted(done) == ["inner", "outer"]
+
+
+def test_a_chain_that_fails_is_told_and_stops_nothing(caplog):
+    start, done = CompileStart(CPU), list[str]()
+
+    def broken() -> None:
+        raise RuntimeError("no compiler")
+
+    with caplog.at_level(logging.INFO):
+        start.begin("prompts", broken)
+        start.begin("others", lambda: done.append("others"))
+        start.wait()
+    assert "not compiled ahead: prompts" in caplog.text
+    assert "no compiler" in caplog.text
+    assert done == ["others"]
+
+
+def forms_of(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, tuple[object, ...]]:
+    return {name: (tuple(value.shape), value.dtype, value.stride()) for name, value in tensors}
+
+
+@pytest.mark.parametrize("parts", ["decode", "encode"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_codecs_twin_has_the_forms_of_what_is_loaded(parts, dtype):
+    loaded = load_codec(POCKET, CPU, dtype, parts)
+    twin = codec_twin(read_codec_config(POCKET / "codec.safetensors"), dtype, parts)
+    assert all(value.is_meta for value in twin.parameters())
+    assert forms_of(twin.named_parameters()) == forms_of(loaded.named_parameters())
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_a_networks_twin_has_the_forms_of_what_is_loaded(quantization):
+    tokenizer = Tokenizer.from_directory(POCKET)
+    loaded = load_dual_ar(POCKET, CPU, torch.bfloat16, quantization=quantization, is_lean=True)
+    settings = read_settings(None, quantization=quantization, max_slots=5, max_seq_len=300)
+    precision = Precision(CPU, "bf16", torch.bfloat16, quantization=quantization)
+    twin = dual_ar_twin(
+        settings, precision, DualARConfig.from_file(POCKET / CONFIG_FILE),
+        read_codec_config(POCKET / "codec.safetensors"),
+        (tokenizer.semantic_begin_id, tokenizer.num_semantic, tokenizer.im_end_id),
+    )  # fmt: skip
+    assert forms_of(twin.model.named_parameters()) == forms_of(loaded.named_parameters())
+    assert forms_of(twin.model.named_buffers()) == forms_of(loaded.named_buffers())
+    assert twin.model.semantic_begin_id == loaded.semantic_begin_id
+    assert twin.store.data.is_meta
+    assert twin.store.max_positions == 300
+    assert twin.state.pending.shape[0] == 6
+
+
+class AskedOps(TorchOps):
+    """Compiles nothing and notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.sizes: set[tuple[int, int]] = set()
+        self.is_compiling = False
+
+    @contextmanager
+    def compiling(self) -> Iterator[bool]:
+        self.is_compiling = True
+        yield True
+        self.is_compiling = False
+
+    def product(self, streams, layer, source, **rest) -> None:
+        if not self.is_compiling:
+            super().product(streams, layer, source, **rest)
+        elif source.rate == 1 and layer.has_gelu is False:
+            self.sizes.add((source.data.shape[0], source.length))
+
+    def look_up(self, codes, lookups, out) -> None:
+        if not self.is_compiling:
+            super().look_up(codes, lookups, out)
+
+    def unit(self, *args, **rest) -> None:
+        if not self.is_compiling:
+            super().unit(*args, **rest)
+
+    def depthwise(self, *args) -> None:
+        if not self.is_compiling:
+            super().depthwise(*args)
+
+    def attend(self, *args) -> None:
+        if not self.is_compiling:
+            super().attend(*args)
+
+    def sound(self, *args) -> None:
+        if not self.is_compiling:
+            super().sound(*args)
+
+
+def test_the_codec_is_asked_for_the_sizes_that_its_streams_warm_up():
+    codec, ours, theirs = tiny_codec(**SIZES), AskedOps(), AskedOps()
+    settings = read_settings(None, device="cpu", chunk_size=8)
+    setup = choose_codec_setup(settings, CPU)
+    object.__setattr__(setup, "fused", FusedChoice(decode=ours))
+    start = CompileStart(CPU)
+    begin_codec(start, setup, tiny_config(**SIZES), 5)
+    start.wait()
+    fused = FusedDecoder(codec, theirs)
+    StreamDecoder(codec, 5, setup.max_frames, batching=setup.batching, fused=fused).warm_up()
+    assert len(theirs.sizes) > 5
+    assert ours.sizes == theirs.sizes
+
+
+def test_the_encoder_is_compiled_ahead_unless_it_stays_in_the_host(monkeypatch):
+    from backend.engine import compile_start
+
+    asked: list[object] = []
+    monkeypatch.setattr(
+        compile_start.FusedEncoder, "compile_for", lambda _, sizes: asked.append(sizes)
+    )
+    setup = choose_codec_setup(read_settings(None, device="cpu"), CPU)
+    object.__setattr__(setup, "fused", FusedChoice(encode=TorchOps()))
+    for is_on_host, expected in ((True, []), (False, [COMPILED])):
+        object.__setattr__(setup, "is_encoder_on_host", is_on_host)
+        start = CompileStart(CPU)
+        begin_codec(start, setup, tiny_config(**SIZES), 5)
+        start.wait()
+        assert asked == expected
+
+
+def test_where_nothing_is_fused_nothing_is_begun():
+    setup = choose_codec_setup(read_settings(None, device="cpu"), CPU)
+    start = CompileStart(CPU)
+    begin_codec(start, setup, tiny_config(**SIZES), 5)
+    assert not start._threads
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_an_engine_begins_it_only_where_the_setting_says_so(monkeypatch, is_wanted):
+    from backend import opt_engine
+
+    begun: list[str] = []
+    monkeypatch.setattr(opt_engine, "begin_codec", lambda *_: begun.append("codec"))
+    monkeypatch.setattr(opt_engine, "begin_dual_ar", lambda *_: begun.append("dual_ar"))
+    settings = read_settings(
+        None, model="pocket", device="cpu", max_slots=1, max_seq_len=256, compile_ahead=is_wanted
+    )
+    opt_engine.OptimizedEngine.load(settings, POCKET).close()
+    assert begun == (["codec", "dual_ar"] if is_wanted else [])

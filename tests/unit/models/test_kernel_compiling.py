@@ -1,0 +1,166 @@
+"""Many kernels at a time, with a Triton that is not there: who is asked for, made, loaded, told."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from backend.models import kernel_compiling
+from backend.models.kernel_compiling import Requests, compiling, loading
+
+
+def parameter(name: str, *, constexpr: bool = False, plain: bool = False, moved: bool = False):
+    return SimpleNamespace(
+        name=name, is_constexpr=constexpr, do_not_specialize=plain,
+        do_not_specialize_on_alignment=moved,
+    )  # fmt: skip
+
+
+class FakeKernel:
+    """A kernel whose requests are counted."""
+
+    params = (
+        parameter("x"), parameter("moved", moved=True), parameter("count"),
+        parameter("length", plain=True), parameter("eps"), parameter("BLOCK", constexpr=True),
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def warmup(self, *args: Any, grid: tuple[int, ...], **options: Any) -> None:
+        self.asked.append((args, grid, options))
+
+
+MEMORY = torch.zeros(64)
+USUAL: dict[str, Any] = {
+    "x": MEMORY, "moved": MEMORY, "count": 32, "length": 7, "eps": 0.5, "BLOCK": 64,
+}  # fmt: skip
+
+
+def ask(requests: Requests, kernel: FakeKernel, warps: int = 4, **changes: Any) -> int:
+    values = {**USUAL, **changes}
+    block = values.pop("BLOCK")
+    requests.ask(kernel, (1,), *values.values(), BLOCK=block, num_warps=warps)
+    return len(kernel.asked)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"count": 48}, {"length": 16}, {"length": 1}, {"eps": 0.0}, {"moved": MEMORY[1:]},
+     {"x": torch.ones(3, 5)}],
+    ids=str,
+)  # fmt: skip
+def test_calls_of_one_kernel_ask_once(changes):
+    requests, kernel = Requests(), FakeKernel()
+    assert ask(requests, kernel) == 1
+    assert ask(requests, kernel, **changes) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"count": 33}, {"count": 1}, {"count": 2**31}, {"length": 2**40}, {"x": MEMORY[1:]},
+     {"x": MEMORY.half()}, {"BLOCK": 128}, {"warps": 8}, {"x": None}, {"eps": 1}],
+    ids=str,
+)  # fmt: skip
+def test_calls_of_different_kernels_ask_for_each(changes):
+    requests, kernel = Requests(), FakeKernel()
+    ask(requests, kernel)
+    assert ask(requests, kernel, **changes) == 2
+    assert ask(requests, kernel, **changes) == 2
+    assert ask(requests, FakeKernel()) == 1
+
+
+class FakeMode:
+    """As much of Triton's mode as is used."""
+
+    def __init__(self, executor: Executor, *, ignore_errors: bool) -> None:
+        self.executor, self.futures = executor, list[Future[Any]]()
+        assert ignore_errors
+
+    def __enter__(self) -> None:
+        FakeMode.active = self
+
+    def __exit__(self, *_: object) -> None:
+        for future in self.futures:
+            future.exception()
+
+    active: FakeMode
+
+    @classmethod
+    def submit(cls, make: Callable[[], Any]) -> None:
+        cls.active.futures.append(cls.active.executor.submit(make))
+
+
+class Made:
+    """A compiled kernel that notes where it was loaded."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.name, self.error, self.loaded_in = name, error, ""
+
+    @property
+    def run(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.loaded_in = threading.current_thread().name
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    module = SimpleNamespace(AsyncCompileMode=FakeMode)
+    monkeypatch.setitem(sys.modules, "triton", module)
+    return module
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_what_is_asked_for_is_made_by_threads_that_end(triton, loads):
+    kernels = [Made("one"), Made("one"), Made("other")]
+    with loading() if loads else nullcontext(), compiling() as requests:
+        assert requests is not None
+        for kernel in kernels:
+            FakeMode.submit(lambda kernel=kernel: kernel)
+    assert all(future.done() for future in FakeMode.active.futures)
+    assert all(kernel.loaded_in != "MainThread" for kernel in kernels)
+    assert all(bool(kernel.loaded_in) == loads for kernel in kernels)
+    assert kernel_compiling._threads._pool is None
+
+
+def test_threads_are_shared_by_all_that_compile(triton):
+    with compiling():
+        first = kernel_compiling._threads._pool
+        with compiling():
+            assert kernel_compiling._threads._pool is first
+        assert kernel_compiling._threads._pool is first
+    assert kernel_compiling._threads._pool is None
+
+
+def fail() -> Made:
+    raise ValueError("not this one")
+
+
+@pytest.mark.parametrize("make", [fail, lambda: Made("large", ValueError("not this one"))])
+def test_a_kernel_that_cannot_be_made_or_loaded_is_told_unless_that_is_ignored(triton, make):
+    good = Made("good")
+
+    def make_both(*, ignores_errors: bool) -> None:
+        with loading(), compiling(ignores_errors=ignores_errors):
+            FakeMode.submit(make)
+            FakeMode.submit(lambda: good)
+
+    with pytest.raises(ValueError, match="not this one"):
+        make_both(ignores_errors=False)
+    assert good.loaded_in
+    make_both(ignores_errors=True)
+
+
+def test_a_triton_without_the_mode_compiles_nothing_ahead(triton):
+    del triton.AsyncCompileMode
+    with compiling() as requests:
+        assert requests is None
