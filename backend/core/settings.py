@@ -204,8 +204,7 @@ class Settings(BaseSettings):
     `int4` takes a quarter (12 %). Only where FUSED_KERNELS run."""
 
     encoder_on_host: bool = False
-    """Keep the encoder of recordings in the host; its layers come to the card one by one while it
-    runs. Saves 0.8 GB for S1-mini and costs tenths of a second a recording; none on a CPU."""
+    """Keep the encoder of recordings in the host: 0.8 GB less, tenths of a second a recording."""
 
     prefix_cache_mb: int = Field(default=128, ge=0, le=1048576)
     """MiB on the model's device for what prompts leave behind: a voice that spoke before prefills
