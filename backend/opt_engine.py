@@ -194,11 +194,10 @@ class OptimizedEngine:
         codec_setup = choose_codec_setup(settings, precision.device)
         plan = plan_for(settings, precision, directory)
         require_fit(plan, settings.memory_budget_mb, precision.device)
+        tokenizer = Tokenizer.from_directory(directory)
         start = CompileStart(precision.device)
         if settings.compile_ahead:
             begin_codec(start, codec_setup, plan.codec, settings.max_slots)
-        tokenizer = Tokenizer.from_directory(directory)
-        if settings.compile_ahead:
             begin_dual_ar(start, settings, precision, plan.config, plan.codec, tokenizer)
         model = LoadedModel.load(
             settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
