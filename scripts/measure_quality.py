@@ -85,11 +85,11 @@ def judge_command(options: argparse.Namespace) -> dict[str, Any]:
     for path, takes in every.items():
         if takes.texts != base.texts or takes.voices != base.voices:
             raise ValueError(f"{path}: other sentences or voices than {options.takes[0]}")
-    everything = list(range(len(base.texts)))
+    everything = list(range(len(base.texts)))[: options.count]
     heard_base = heard_of(options, options.takes[0], base, everything)
     figures: dict[str, dict[str, Any]] = {}
     for path, takes in every.items():
-        same = [np.array_equal(a, b) for a, b in zip(takes.codes, base.codes, strict=True)]
+        same = [np.array_equal(takes.codes[idx], base.codes[idx]) for idx in everything]
         heard = list(heard_base)
         has_sound = path.with_suffix(".flac").is_file() and path != options.takes[0]
         other = [idx for idx in everything if has_sound or not same[idx]]
@@ -101,7 +101,8 @@ def judge_command(options: argparse.Namespace) -> dict[str, Any]:
             **compare(heard, heard_base),
             "facts": takes.facts,
         }
-        print(f"{path.stem}: {figures[path.stem]['wer_percent']} % word errors", flush=True)
+        told = {k: v for k, v in figures[path.stem].items() if k != "facts"}
+        print(f"{path.stem}: {json.dumps(told)}", flush=True)
     print(as_table(figures))
     return figures
 
@@ -158,6 +159,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     judging = commands.add_parser("judge", help="compare takes with the first ones")
     judging.set_defaults(run=judge_command)
     judging.add_argument("takes", type=Path, nargs="+", help="files that speak wrote")
+    judging.add_argument("--count", type=int, help="hear the first so many alone")
     judging.add_argument("--workers", type=int, default=2, help="processes that listen")
     judging.add_argument("--out", type=Path, help="write the JSON here too")
     return parser.parse_args(arguments)
