@@ -299,8 +299,13 @@ class ObjectVoiceStore:
         return self._put(kept, change + 1, {})
 
     def _drop(self, names: Iterable[str]) -> None:
-        """Delete blobs that no record names, and put back what one names after all."""
+        """Delete blobs that no record names, and put back what one names after all.
+
+        None while a record is damaged: what it names is unknown, and repairing it must help.
+        """
         self._load()
+        if any(known.voice is None for known in self._known.values()):
+            return
         unnamed = sorted(set(names) - self._named())
         for start in range(0, len(unnamed), _AT_A_TIME):
             taken: dict[str, bytes] = {}

@@ -220,12 +220,30 @@ def test_what_a_crash_left_over_is_deleted_and_damage_is_noticed(url: str, place
     store = opened(url)
     voice = store.add(ADA, [recording(1)])
     place.write("blobs/" + "0" * 64, b"nobody's")
+    opened(url)
     place.write(record_name("Bob"), b'{"version": 1}')
     other = opened(url)
     assert other.all() == (voice,)
     assert "0" * 64 not in blobs_of(place)
     place.write(f"blobs/{voice.references[0].codes_sha256}", b"rotten")
     assert other.read_codes(voice.references[0]) is None
+
+
+def test_a_damaged_record_costs_no_recordings(url: str, place: ObjectPlace):
+    store = opened(url)
+    voice = store.add(ADA, [recording()])
+    [name] = place.marks("records")
+    whole = place.read(name)
+    assert whole is not None
+    place.write(name, whole[:-40])
+    again = opened(url)
+    assert again.all() == ()
+    other = again.add(replace(ADA, name="Bob"), [recording(1)])
+    again.delete(other.id)
+    place.write(name, whole)
+    [found] = opened(url).all()
+    assert opened(url).read_codes(found.references[0]) is not None
+    assert found == voice
 
 
 def test_a_record_of_a_newer_version_is_left_alone(url: str, place: ObjectPlace):
