@@ -57,6 +57,7 @@ _SWITCHES = (
     "codec_fused",
     "cuda_graphs",
     "enable_torch_compile",
+    "compile_ahead",
 )
 
 
