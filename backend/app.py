@@ -40,6 +40,7 @@ from backend.api.openapi import describe_api
 from backend.api.security import SecurityMiddleware, warn_if_open_to_all
 from backend.api.streaming import SPEECH_HEADERS
 from backend.core.errors import ConfigurationError, TTSError
+from backend.core.garbage import keep_for_good
 from backend.core.model_location import resolve_model_dir
 from backend.core.settings import Settings, read_settings
 from backend.core.threads import share_interpreter
@@ -171,6 +172,7 @@ def main() -> int:
     except ConfigurationError as error:
         return _refuse(str(error))
     server = uvicorn.Server(server_config(app, settings))
+    keep_for_good()
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn passes Ctrl-C on after a clean shutdown

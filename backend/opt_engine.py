@@ -11,23 +11,23 @@ it draws alone.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from backend.core.contract import FrameChunk
-from backend.core.errors import CheckpointMismatchError
 from backend.core.types import EngineInfo, SamplingParams, Turn
+from backend.engine.backends import set_allocator
 from backend.engine.card_kernels import kv_bits, scratch_positions, why_no_fused_prompts
 from backend.engine.codec_setup import choose_codec_setup
-from backend.engine.compile_start import CompileStart, begin_codec, begin_dual_ar
+from backend.engine.compile_start import CompileStart, begin_decoder, begin_dual_ar, begin_encoder
 from backend.engine.decode_step import FrameSizes
+from backend.engine.dense_memory import make_dense
 from backend.engine.exchange import exchange_with
 from backend.engine.kv_store import KVStore
+from backend.engine.loaded_model import LoadedModel
 from backend.engine.memory import plan_for, require_fit
-from backend.engine.model_files import read_sampling_defaults
 from backend.engine.precision import Precision, choose_precision, cpu_threads
 from backend.engine.prefill import max_prompt_positions
 from backend.engine.prefix_cache import (
@@ -41,14 +41,12 @@ from backend.engine.rehearsal import Rehearsal
 from backend.engine.slots import SlotPool, SlotState
 from backend.engine.stepping import Stepper
 from backend.engine.steps import choose_steps
-from backend.models.checkpoint import load_dual_ar, revision
-from backend.models.host_tables import HOST_TABLES
 from backend.models.nf4_kernels import use_nf4_kernels
 from backend.models.prompt import build_prompt, turn_ends
 from backend.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -58,67 +56,11 @@ if TYPE_CHECKING:
     from backend.core.settings import Settings
     from backend.core.types import CacheCounters
     from backend.engine.codec_setup import CodecSetup
-    from backend.engine.encode_reference import ReferenceEncoder
-    from backend.models.codec.codec import Codec
     from backend.models.dual_ar import DualAR
 
 WARM_UP_TEXT = "Hello."
 PREFIXES = "prefix_kv"
 """Name of the cache of known prompts."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """The networks of one model directory, on one device.
-
-    Attributes:
-        name: The setting that chose it.
-        revision: Changes with the files.
-        tokenizer: Text to token ids.
-        dual_ar: Text and codes to codes.
-        codec: Codes to samples.
-        encoder: Samples to codes.
-        sampling: The checkpoint's defaults.
-        memory_plan: Bytes by part, if they were planned.
-    """
-
-    name: str
-    revision: str
-    tokenizer: Tokenizer
-    dual_ar: DualAR
-    codec: Codec
-    encoder: ReferenceEncoder
-    sampling: SamplingParams
-    memory_plan: Mapping[str, int] = field(default_factory=dict[str, int])
-
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        directory: Path,
-        precision: Precision,
-        codec_setup: CodecSetup,
-        memory_plan: Mapping[str, int] | None = None,
-        tokenizer: Tokenizer | None = None,
-    ) -> LoadedModel:
-        """Load a model directory of either form; ``tokenizer`` is its own, if it was read before.
-
-        Raises:
-            CheckpointError: Files are missing or do not fit; the message names them.
-        """
-        tokenizer = tokenizer or Tokenizer.from_directory(directory)
-        dual_ar = load_dual_ar(
-            directory, precision.device, precision.dtype, quantization=precision.quantization,
-            is_lean=True, host_tables=HOST_TABLES[precision.host_embeddings], tokenizer=tokenizer,
-        )  # fmt: skip
-        codec = codec_setup.load_decoder(directory)
-        _check_fit(directory, tokenizer, dual_ar, codec)
-        encoder = codec_setup.reference_encoder(directory)
-        sampling = read_sampling_defaults(directory)
-        return cls(
-            name, revision(directory), tokenizer, dual_ar, codec, encoder, sampling,
-            memory_plan or {},
-        )  # fmt: skip
 
 
 class OptimizedEngine:
@@ -139,9 +81,7 @@ class OptimizedEngine:
         self._precision = precision
         self._codec_setup = codec_setup
         self._streams, stream_notes = codec_setup.stream_decoder(model.codec, settings.max_slots)
-        if precision.device.type == "cuda":
-            # what loading needed on the way goes back: the slots would not fit into its pieces
-            torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
+        make_dense(precision.device, (model, self._streams))
         config = model.dual_ar.config
         self._max_positions = min(config.max_seq_len, settings.max_seq_len)
         device = precision.device
@@ -169,7 +109,7 @@ class OptimizedEngine:
         room = codec_setup.step_room
         self._steps = choose_steps(model.dual_ar, sizes, self._store, self._state, settings, room)
         self._prefill = choose_prefill(model.dual_ar, self._store, settings, room)
-        exchange = exchange_with(device, self._steps.batch_sizes[-1], config.num_codebooks)
+        exchange = exchange_with(device, self._state.landing, is_landed=self._steps.lands_codes)
         self._stepper = Stepper(
             self._steps.run, self._slots, self._store, exchange, config.num_codebooks,
             num_semantic, self._steps.batch_sizes, self._steps.bound_of,
@@ -191,18 +131,18 @@ class OptimizedEngine:
         """
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
-        codec_setup = choose_codec_setup(settings, precision.device)
+        set_allocator(settings, precision.device)
         plan = plan_for(settings, precision, directory)
         require_fit(plan, settings.memory_budget_mb, precision.device)
-        tokenizer = Tokenizer.from_directory(directory)
-        start = CompileStart(precision.device)
-        if settings.compile_ahead:
-            begin_codec(start, codec_setup, plan.codec, settings.max_slots)
+        with CompileStart.of(settings, precision.device) as start:
+            begin_decoder(start, settings, plan.codec)
+            tokenizer = Tokenizer.from_directory(directory)
             begin_dual_ar(start, settings, precision, plan.config, plan.codec, tokenizer)
-        model = LoadedModel.load(
-            settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
-        )
-        start.wait()
+            begin_encoder(start, settings, plan.codec)
+            codec_setup = choose_codec_setup(settings, precision.device)
+            model = LoadedModel.load(
+                settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
+            )
         return cls(model, precision, codec_setup, settings)
 
     @property
@@ -383,17 +323,6 @@ def _prepare_nf4(model: DualAR, precision: Precision, settings: Settings) -> tup
     if precision.quantization != "nf4" or is_fused:
         return ()
     return (use_nf4_kernels(model, precision.device, precision.dtype),)
-
-
-def _check_fit(directory: Path, tokenizer: Tokenizer, dual_ar: DualAR, codec: Codec) -> None:
-    """Refuse networks that were not made for each other."""
-    spoken = (dual_ar.config.num_codebooks, tokenizer.num_semantic)
-    heard = (codec.num_codebooks, codec.codebook_sizes[0])
-    if spoken != heard:
-        raise CheckpointMismatchError(
-            f"{directory}: the model speaks {spoken[0]} codebooks with {spoken[1]} semantic codes, "
-            f"the codec has {heard[0]} with {heard[1]}; take both from the same checkpoint"
-        )
 
 
 def _short_hash(text: str) -> str:

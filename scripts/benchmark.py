@@ -30,6 +30,7 @@ import torch
 
 from backend.core.errors import CheckpointError, ConfigurationError, TTSError
 from backend.core.model_location import resolve_model_dir
+from backend.core.threads import share_interpreter
 from backend.engine.memory import free_budget, most_slots, plan_for
 from backend.engine.precision import choose_precision, cpu_threads
 from backend.models.checkpoint import MODEL_FILES
@@ -355,4 +356,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    share_interpreter()  # as the engine's own process does
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Names of settings: which a file holds, and which are meant to be one and are not."""
+"""Names of settings: which a file holds, which are meant to be one and are not, whose is wrong."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from backend.core.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
+
+    from pydantic import ValidationError
 
 
 def keys_of(env_file: Path) -> list[str]:
@@ -58,3 +60,13 @@ def refuse_near_misses(environment: Iterable[str], known: Collection[str]) -> No
                 raise SettingsError(
                     f"unknown setting {key} in the environment; did you mean {close[0]}?"
                 )
+
+
+def explained(error: ValidationError, secret: Collection[str]) -> str:
+    """Say which settings are malformed and how; values of ``secret`` ones are not quoted."""
+    parts: list[str] = []
+    for item in error.errors(include_url=False, include_context=False, include_input=True):
+        name = str(item["loc"][0]).upper() if item["loc"] else "settings"
+        value = "" if name in secret else f"={item.get('input')!r}"
+        parts.append(f"{name}{value}: {item['msg']}")
+    return "malformed setting: " + "; ".join(parts)

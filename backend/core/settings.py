@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from backend.core.api_keys import hash_keys
 from backend.core.cluster_settings import cluster_keys
 from backend.core.errors import SettingsError
-from backend.core.setting_names import keys_of, refuse_near_misses, refuse_unknown
+from backend.core.setting_names import explained, keys_of, refuse_near_misses, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -118,8 +118,9 @@ class Settings(BaseSettings):
     precision. Every step then takes as long as one of `MAX_SLOTS` streams. `auto` does so with up
     to 8 slots, where that costs least. Needs `FUSED_KERNELS`. On a CPU it is always so."""
 
-    compile_ahead: bool = False
-    """On a card: compile kernels while the weights are read. Off: not run on a card so far."""
+    compile_ahead: bool = True
+    """On a card: compile kernels on all cores from the first moment of a start. With a cache of
+    them, which every start leaves behind, it makes no difference."""
 
     cuda_graphs: bool = True
     """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts
@@ -180,6 +181,10 @@ class Settings(BaseSettings):
     """MiB that weights, slots and working memory may take together, on the card or, with
     `DEVICE=cpu`, in the host. 0: 90 % of what is free at the start. A plan that does not fit stops
     the start and says which settings would."""
+
+    expandable_memory: bool = True
+    """On a card under Linux: memory grows in place (`expandable_segments`), so that little of it
+    lies unused between tensors. `false` leaves that to `PYTORCH_CUDA_ALLOC_CONF`."""
 
     chunk_size: int = Field(default=32, ge=1, le=512)
     """Most frames of a request that the codec decodes in one go (46 ms a frame for S1-mini). Bounds
@@ -377,7 +382,7 @@ def read_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     try:
         return Settings(_env_file=present, _env_file_encoding="utf-8", **overrides)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise SettingsError(explained(error, _SECRET_KEYS)) from error
 
 
 def _split(value: object) -> object:
@@ -389,12 +394,3 @@ def _split(value: object) -> object:
 
 def _known_keys() -> list[str]:
     return [name.upper() for name in Settings.model_fields]
-
-
-def _explain(error: ValidationError) -> str:
-    parts: list[str] = []
-    for item in error.errors(include_url=False, include_context=False, include_input=True):
-        name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-        value = "" if name in _SECRET_KEYS else f"={item.get('input')!r}"
-        parts.append(f"{name}{value}: {item['msg']}")
-    return "malformed setting: " + "; ".join(parts)

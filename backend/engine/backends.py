@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from backend.core.settings import Settings
     from backend.engine.codec_precision import CodecPrecision
+
+
+def set_allocator(settings: Settings, device: torch.device) -> None:
+    """Let the card's memory grow in place (``EXPANDABLE_MEMORY``); before anything is allocated.
+
+    Memory that came in fixed pieces keeps holes: of S1-mini with int4 keys and values a tenth.
+    """
+    if settings.expandable_memory and device.type == "cuda" and sys.platform == "linux":
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def set_backends(codec: CodecPrecision) -> tuple[str, ...]:

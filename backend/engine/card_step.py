@@ -49,6 +49,7 @@ class CardStep:
         batch_sizes: Sizes that batches are filled up to, rising.
         notes: What differs from what the settings asked for.
         resident_rows: Steps of up to so many rows take the whole card.
+        lands_codes: Whether steps leave their codes in ``SlotState.landing``.
     """
 
     run: Callable[[Tensor, StepPlan], Tensor]
@@ -56,6 +57,7 @@ class CardStep:
     batch_sizes: tuple[int, ...] = CARD_BATCH_SIZES
     notes: tuple[str, ...] = ()
     resident_rows: int = 0
+    lands_codes: bool = False
 
 
 def bound_of(length: int, max_positions: int) -> int:
@@ -138,7 +140,7 @@ def choose_card_step(
         _fused_maker(decoder, model, resident_rows, batch_rows), decoder, room, _compile_chains,
         batch_sizes=sizes, boundless_rows=max(resident_rows, only_size or 0),
     )  # fmt: skip
-    return CardStep(steps.run, steps.warm_up, sizes, notes, resident_rows)
+    return CardStep(steps.run, steps.warm_up, sizes, notes, resident_rows, lands_codes=True)
 
 
 class BoundSteps:

@@ -80,7 +80,8 @@ def find_snake_kernel(device: torch.device) -> tuple[SnakeKernel | None, tuple[s
         from backend.models.codec.snake_kernel import snake
 
         alpha = torch.ones(1, 2, 1, device=device)
-        snake(torch.zeros(1, 2, 3, device=device, dtype=torch.float16), alpha)
+        # of a multiple of 16 values, as a codec has: it is the same kernel
+        snake(torch.zeros(1, 2, 8, device=device, dtype=torch.float16), alpha)
         torch.cuda.synchronize(device)
     except Exception as error:  # noqa: BLE001 - Triton's failures have no common type
         return None, (f"the codec's snake runs as plain PyTorch: Triton failed ({error})",)

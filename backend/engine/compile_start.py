@@ -8,14 +8,21 @@ when the engine first starts it.
 
 from __future__ import annotations
 
+import gc
 import logging
 from contextlib import nullcontext
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 
 from backend.engine.card_kernels import why_no_fused_prompts
+from backend.engine.codec_precision import (
+    CodecPrecision,
+    FusedChoice,
+    choose_codec_precision,
+    find_fused_ops,
+)
 from backend.engine.decode_frames import fused_plan
 from backend.engine.encode_reference import COMPILED
 from backend.engine.twins import codec_twin, dual_ar_twin
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backend.core.settings import Settings
-    from backend.engine.codec_setup import CodecSetup
     from backend.engine.precision import Precision
     from backend.models.codec.config import CodecConfig
     from backend.models.config import DualARConfig
@@ -38,18 +44,41 @@ _log = logging.getLogger(__name__)
 
 
 class CompileStart:
-    """Goes through chains of kernels in threads of their own.
+    """Goes through chains of kernels in threads of their own; as a context, waits for them.
 
     Args:
         device: Where the kernels will run.
+        is_wanted: Without it nothing is begun.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, *, is_wanted: bool = True) -> None:
+        self.device = device
+        self._is_wanted = is_wanted
         self._threads: list[Thread] = []
+        self._collected_before = False
+
+    @classmethod
+    def of(cls, settings: Settings, device: torch.device) -> CompileStart:
+        """As the setting ``COMPILE_AHEAD`` says; a CPU has no kernels."""
+        return cls(device, is_wanted=settings.compile_ahead and device.type == "cuda")
+
+    def __enter__(self) -> Self:
+        # compilers leave much behind, and whoever goes through all of it holds all threads up
+        self._collected_before = gc.isenabled()
+        if self._is_wanted:
+            gc.disable()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.wait()
+        if self._collected_before:
+            gc.enable()
 
     def begin(self, name: str, chain: Callable[[], object]) -> None:
         """Go through ``chain``, which may begin others; returns at once."""
+        if not self._is_wanted:
+            return
         thread = Thread(target=self._run, args=(name, chain), name=f"compile {name}", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -60,41 +89,51 @@ class CompileStart:
             self._threads.pop().join()
 
     def _run(self, name: str, chain: Callable[[], object]) -> None:
-        on_card = self._device.type == "cuda"
+        on_card = self.device.type == "cuda"
         try:
-            with torch.cuda.device(self._device) if on_card else nullcontext(), loading():
+            with torch.cuda.device(self.device) if on_card else nullcontext(), loading():
                 chain()
         except Exception as error:  # noqa: BLE001 - the engine meets it again, and tells
             _log.info("not compiled ahead: %s (%s: %s)", name, type(error).__name__, error)
 
 
-def begin_codec(
-    start: CompileStart, setup: CodecSetup, config: CodecConfig, num_slots: int
-) -> None:
-    """Compile what the codec's fused halves start."""
-    decode, encode = setup.fused.decode, setup.fused.encode
-    if decode is not None:
-        # the largest kernels take longest, so they come first
+def begin_decoder(start: CompileStart, settings: Settings, config: CodecConfig) -> None:
+    """Compile what the codec's fused decoding half starts."""
+    num_slots = settings.max_slots
+
+    def decoding_half() -> None:
+        precision, ops = _fused_codec(start, settings)
+        codec = codec_twin(config, precision.dtype, "decode")
+        if ops.decode is None or why_not_fused(codec) is not None:
+            return
         plan = fused_plan(
-            setup.max_frames, batching=setup.batching, has_graphs=setup.capture is not None
+            settings.chunk_size, batching=settings.codec_batching, has_graphs=settings.cuda_graphs
         )
-        sizes = plan.sizes(num_slots)[::-1]
+        fused = FusedDecoder(codec, ops.decode)
+        fused.compile_for(plan.sizes(num_slots), fused.new_pool(num_slots + 1))
 
-        def decoding_half() -> None:
-            codec = codec_twin(config, setup.precision.dtype, "decode")
-            if why_not_fused(codec) is None:
-                fused = FusedDecoder(codec, decode)
-                fused.compile_for(sizes, fused.new_pool(num_slots + 1))
+    start.begin("the codec's decoding half", decoding_half)
 
-        start.begin("the codec's decoding half", decoding_half)
-    if encode is not None and not setup.is_encoder_on_host:
 
-        def encoding_half() -> None:
-            codec = codec_twin(config, torch.float32, "encode")
-            if why_encoder_not_fused(codec) is None:
-                FusedEncoder(codec, encode).compile_for(COMPILED)
+def begin_encoder(start: CompileStart, settings: Settings, config: CodecConfig) -> None:
+    """Compile what the codec's fused encoding half starts."""
 
-        start.begin("the codec's encoding half", encoding_half)
+    def encoding_half() -> None:
+        ops = _fused_codec(start, settings)[1].encode
+        codec = codec_twin(config, torch.float32, "encode")
+        if ops is None or settings.encoder_on_host or why_encoder_not_fused(codec) is not None:
+            return
+        FusedEncoder(codec, ops).compile_for(COMPILED)
+
+    start.begin("the codec's encoding half", encoding_half)
+
+
+def _fused_codec(start: CompileStart, settings: Settings) -> tuple[CodecPrecision, FusedChoice]:
+    """The codec's format and operations of our own: what compiles cannot run anything meanwhile."""
+    precision = choose_codec_precision(settings.codec_precision, start.device)
+    if not settings.codec_fused:
+        return precision, FusedChoice()
+    return precision, find_fused_ops(precision, with_encoder=settings.codec_fused_encoder)
 
 
 def begin_dual_ar(
@@ -102,11 +141,11 @@ def begin_dual_ar(
     codec: CodecConfig, tokenizer: Tokenizer,
 ) -> None:  # fmt: skip
     """Compile what prompts and decode steps start."""
-    if why_no_fused_prompts(config, settings, precision.device) is not None:
-        return
     ids = (tokenizer.semantic_begin_id, tokenizer.num_semantic, tokenizer.im_end_id)
 
     def all_of_it() -> None:
+        if why_no_fused_prompts(config, settings, precision.device) is not None:
+            return
         twin = dual_ar_twin(settings, precision, config, codec, ids)
         is_resident = settings.resident_kernels and twin.why_not_resident() is None
         if is_resident:

@@ -42,9 +42,9 @@ is what the caches bear, on a card 256 frames keep it busy."""
 _CHUNK_FRAMES_ON_HOST = 32
 """The same where the weights stay in the host, which is asked for where memory is short."""
 _MOST_TOGETHER = 8
-COMPILED = ((1, 1), (1, 12), (1, 88))
+COMPILED = ((1, 256), (1, 88), (1, 12), (1, 1))
 """Recordings and frames whose kernels are there when the weights are: those of any other length,
-and of several recordings, are among them."""
+and of several recordings, are among them. What takes longest to compile comes first."""
 _STREAMED = (CausalConv1d, ConvNeXtBlock, TransformerBlock)
 """Layers that come to the card one by one where the weights stay in the host."""
 

@@ -1,8 +1,8 @@
 """What passes between host and device in a decode step: slot numbers in, codes out.
 
 Beside a card both ways lead through pinned memory. Slot numbers cross only when they change; codes,
-whose first column tells which sequences end, are on their way while the host does its own part, and
-an event tells when they are there.
+whose first column tells which sequences end, are on their way while the host does its own part (a
+fused step writes them into the host's memory itself), and an event tells when they are there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Exchange(Protocol):
         ...
 
     def send(self, codes: Tensor) -> None:
-        """Start bringing ``[n, K]`` int64 codes to the host."""
+        """Start bringing the ``[n, K]`` int64 codes of a step to the host."""
         ...
 
     def receive(self, into: NDArray[np.int32]) -> None:
@@ -78,17 +78,16 @@ class CardExchange:
 
     Args:
         device: The card.
-        max_rows: Most rows of a batch.
-        num_codebooks: ``K``.
+        landing: ``[P, K]`` int64, pinned: where codes of up to P rows arrive.
+        is_landed: Whether the steps leave them there themselves.
     """
 
-    def __init__(self, device: torch.device, max_rows: int, num_codebooks: int) -> None:
+    def __init__(self, device: torch.device, landing: Tensor, *, is_landed: bool) -> None:
         self._device = device
         self._slots = _Slots()
-        self._slots_on_host = torch.empty(max_rows, dtype=torch.int64, pin_memory=True)
-        shape = (max_rows, num_codebooks)
-        self._codes_on_host = torch.empty(*shape, dtype=torch.int64, pin_memory=True)
-        self._codes = self._codes_on_host.numpy()
+        self._slots_on_host = torch.empty(landing.shape[0], dtype=torch.int64, pin_memory=True)
+        self._landing, self._is_landed = landing, is_landed
+        self._codes = landing.numpy()
         self._sent = torch.cuda.Event()
         self._num_rows = 0
 
@@ -106,7 +105,8 @@ class CardExchange:
     def send(self, codes: Tensor) -> None:
         """See ``Exchange``."""
         self._num_rows = codes.shape[0]
-        self._codes_on_host[: self._num_rows].copy_(codes, non_blocking=True)
+        if not self._is_landed:
+            self._landing[: self._num_rows].copy_(codes, non_blocking=True)
         self._sent.record()
 
     def receive(self, into: NDArray[np.int32]) -> None:
@@ -115,8 +115,8 @@ class CardExchange:
         into[:] = self._codes[: self._num_rows]
 
 
-def exchange_with(device: torch.device, max_rows: int, num_codebooks: int) -> Exchange:
-    """Choose the way to ``device`` for batches of up to ``max_rows`` frames of ``K`` codes."""
+def exchange_with(device: torch.device, landing: Tensor, *, is_landed: bool) -> Exchange:
+    """Choose the way to ``device``; for a card see ``CardExchange``."""
     if device.type == "cuda":
-        return CardExchange(device, max_rows, num_codebooks)
+        return CardExchange(device, landing, is_landed=is_landed)
     return HostExchange()

@@ -105,6 +105,7 @@ class FusedStep:
 
         Returns:
             ``[B, K]`` int64, the same tensor every time; column 0 is ``num_semantic`` at the end.
+            The codes land in ``SlotState.landing`` as well.
         """
         self._embed()
         self._slow_pass()
@@ -156,14 +157,15 @@ class FusedStep:
             self._qkv, q_norm, k_norm, self._model.rope, keys, values, k_scale, v_scale,
             self._slots, lengths, self._mixed, self._parts, self._qkv.shape[1],
             self._store.max_positions, keys.shape[1],
-            config.norm_eps, config.n_head, config.n_local_heads, config.head_dim,
-            max(16, triton.next_power_of_2(share)), KEYS_AT_ONCE, self._split_length, self._splits,
-            has_norm, self._store.bits, self._pdl, num_warps=4, **self._launch,
+            config.norm_eps, self._split_length, self._splits, config.n_head,
+            config.n_local_heads, config.head_dim, max(16, triton.next_power_of_2(share)),
+            KEYS_AT_ONCE, self._splits > 1, has_norm, self._store.bits, self._pdl, num_warps=4,
+            **self._launch,
         )  # fmt: skip
         if self._splits > 1:
             join_splits[(self._num_rows, config.n_head)](
-                self._parts, self._slots, lengths, self._mixed, config.n_head, config.head_dim,
-                self._split_length, self._splits, triton.next_power_of_2(self._splits), self._pdl,
+                self._parts, self._slots, lengths, self._mixed, self._split_length, self._splits,
+                config.n_head, config.head_dim, triton.next_power_of_2(self._splits), self._pdl,
                 num_warps=2, **self._launch,
             )  # fmt: skip
         self._linear(self._mixed, attention.wo, self._x, residual=self._x)
@@ -243,9 +245,9 @@ class FusedStep:
     def _finish(self) -> None:
         config, state = self._config, self._state
         finish_frame[(self._num_rows,)](
-            self.codes, self._slots, state.pending, state.recent, self._store.lengths,
-            state.steps, self._sizes.semantic_begin_id, self._sizes.num_semantic,
-            self._store.scratch_slot, config.num_codebooks,
+            self.codes, state.landing, self._slots, state.pending, state.recent,
+            self._store.lengths, state.steps, self._sizes.semantic_begin_id,
+            self._sizes.num_semantic, self._store.scratch_slot, config.num_codebooks,
             triton.next_power_of_2(config.num_codebooks), state.recent.shape[2], self._pdl,
             num_warps=1, **self._launch,
         )  # fmt: skip

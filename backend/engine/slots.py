@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.core.errors import GenerationError
+from backend.engine.compute import CARD_BATCH_SIZES
 from backend.engine.noise import seed_word
 from backend.engine.sampling import RowSampling
 
@@ -36,6 +37,8 @@ class SlotState:
         steps: ``[S + 1]`` int64, steps made, those that ended included.
         min_steps: ``[S + 1]`` int64, steps in which a sequence cannot end.
         sampling: A row for each slot.
+        landing: ``[P, K]`` int64 in the host, where a card's fused step leaves the codes of up to P
+            rows; they are there when the step has ended.
     """
 
     def __init__(self, num_slots: int, num_codebooks: int, device: torch.device) -> None:
@@ -45,12 +48,17 @@ class SlotState:
             return torch.zeros(*shape, dtype=torch.int64, device=device)
 
         self.pending = integers(size, 1 + num_codebooks)
-        self.recent = integers(size, num_codebooks, MAX_REPETITION_WINDOW) - 1
+        self.recent = integers(size, num_codebooks, MAX_REPETITION_WINDOW).fill_(-1)
         self.window = integers(size)
         self.seeds = integers(size)
         self.steps = integers(size)
         self.min_steps = integers(size)
         self.sampling = RowSampling.empty(size, device)
+        on_card = device.type == "cuda"
+        self.landing = torch.zeros(
+            CARD_BATCH_SIZES[-1], num_codebooks, dtype=torch.int64,
+            device="cpu" if on_card else device, pin_memory=on_card,
+        )  # fmt: skip
 
     def begin(self, slot: int, last_row: Tensor, sampling: SamplingParams) -> None:
         """Set a slot up behind a prompt.

@@ -42,6 +42,7 @@ class Steps:
         bound_of: Rounds the longest length of a batch up.
         notes: What differs from what the settings asked for.
         resident_rows: Steps of up to so many rows take the whole device.
+        lands_codes: Whether steps leave their codes in ``SlotState.landing``.
     """
 
     run: Callable[[Tensor, StepPlan], Tensor]
@@ -50,6 +51,7 @@ class Steps:
     bound_of: Callable[[int], int] = int
     notes: tuple[str, ...] = ()
     resident_rows: int = 0
+    lands_codes: bool = False
 
 
 def choose_steps(
@@ -95,7 +97,10 @@ def choose_steps(
     if settings.batch_invariant == "on" and len(card.batch_sizes) > 1:
         notes += ("BATCH_INVARIANT: not kept, since the fused decode step is not used",)
     bound = partial(bound_of, max_positions=store.max_positions)
-    return Steps(card.run, card.warm_up, card.batch_sizes, bound, notes, card.resident_rows)
+    return Steps(
+        card.run, card.warm_up, card.batch_sizes, bound, notes, card.resident_rows,
+        lands_codes=card.lands_codes,
+    )  # fmt: skip
 
 
 def only_batch_size(settings: Settings) -> int | None:

@@ -14,10 +14,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
+from backend.core.garbage import keep_for_good
 from backend.core.threads import share_interpreter
 from backend.worker.engine_loop import EngineLoop
 from backend.worker.framing import Outbox, read_message
-from backend.worker.protocol import Audio, Began, Crashed
+from backend.worker.protocol import Audio, Began, Crashed, Loaded
 
 if TYPE_CHECKING:
     from backend.worker.protocol import EngineSource, Event
@@ -64,6 +65,8 @@ def _serve(source: EngineSource, inbound: BinaryIO, outbound: BinaryIO) -> None:
             # should this request end the process, the parent must know which it was
             outbox.put_first(event, LONGEST_WAIT_S)
             return
+        if isinstance(event, Loaded):
+            keep_for_good()
         outbox.put(event)
         if isinstance(event, Crashed):
             outbox.flush()

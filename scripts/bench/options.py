@@ -19,7 +19,7 @@ _SWITCHES = {
     "--codec-fused": True,
     "--cuda-graphs": True,
     "--enable-torch-compile": False,
-    "--compile-ahead": False,
+    "--compile-ahead": True,
 }
 _DEFAULT_BATCH = {"cuda": 128, "cpu": 4}
 

@@ -11,8 +11,9 @@ import torch
 from backend.core.errors import TTSError
 from backend.core.model_location import resolve_model_dir
 from backend.engine.codec_setup import choose_codec_setup
+from backend.engine.loaded_model import LoadedModel
 from backend.engine.precision import choose_precision, cpu_threads
-from backend.opt_engine import LoadedModel, OptimizedEngine
+from backend.opt_engine import OptimizedEngine
 from scripts.bench.engine_settings import engine_settings
 from scripts.bench.figures import Bench
 from scripts.bench.scores import difference, forced_codes, greedy_codes, semantic_scores

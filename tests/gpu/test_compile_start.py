@@ -37,4 +37,4 @@ def test_what_was_compiled_ahead_is_all_that_a_start_needs(monkeypatch, quantiza
     while engine.prepare_one():
         pass
     engine.close()
-    assert made == before
+    assert made[len(before) :] == []

@@ -31,14 +31,15 @@ def turned(ptr, norm_ptr, rope_ptr, mask, eps, D: tl.constexpr, HAS_NORM: tl.con
     return turned.to(DTYPE).to(tl.float32)
 
 
+# As numbers, not constants: every cut of every bound would be a kernel of its own to compile.
 @Kernel
-@triton.jit
+@triton.jit(do_not_specialize=["split_t", "splits"])
 def slow_attention(
     qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr, k_scale_ptr, v_scale_ptr,
     slot_ptr, length_ptr, out_ptr, part_ptr, qkv_stride, slot_rows, group_rows, eps,
-    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr,
-    BLOCK_T: tl.constexpr, SPLIT_T: tl.constexpr, SPLITS: tl.constexpr,
-    HAS_NORM: tl.constexpr, BITS: tl.constexpr, PDL: tl.constexpr,
+    split_t, splits, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr,
+    BLOCK_T: tl.constexpr, IS_SPLIT: tl.constexpr, HAS_NORM: tl.constexpr, BITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One position a row over the cache of the row's slot.
 
@@ -52,10 +53,10 @@ def slow_attention(
         k_scale_ptr: ``[G, R]`` where ``BITS`` is 8 or 4, see ``kv_rows``.
         slot_ptr: ``[B]`` int64. length_ptr: ``[slots]`` int64, positions that are there.
         out_ptr: ``[B, H D]``.
-        part_ptr: ``[B, SPLITS, H, D + 2]`` float32: sums, largest score and weight of each split,
-            for ``join_splits``; written instead of ``out_ptr`` when ``SPLITS > 1``.
+        part_ptr: ``[B, splits, H, D + 2]`` float32: sums, largest score and weight of each split,
+            for ``join_splits``; written instead of ``out_ptr`` where there are several.
         HEADS: Query heads of a group rounded up to 16, the matrix unit's rows.
-        SPLIT_T: Positions of a split, a multiple of ``BLOCK_T``. The split that the new position
+        split_t: Positions of a split, a multiple of ``BLOCK_T``. The split that the new position
             falls into takes it along; those behind it have nothing to do.
     """
     if PDL:
@@ -69,8 +70,8 @@ def slow_attention(
     is_head = (heads < SHARE)[:, None]
     offs_d = tl.arange(0, D)
     angles = rope_ptr + length * D
-    start = (split * SPLIT_T).to(tl.int64)
-    stop = tl.minimum(length, start + SPLIT_T)
+    start = (split * split_t).to(tl.int64)
+    stop = tl.minimum(length, start + split_t)
     cache = slot * slot_rows + group * group_rows
     offs_t = start + tl.arange(0, BLOCK_T)
     seen = offs_t < stop
@@ -92,7 +93,7 @@ def slow_attention(
         top = tl.full([HEADS], -1e30, tl.float32)
         weight = tl.zeros([HEADS], tl.float32)
         acc = tl.zeros([HEADS, D], tl.float32)
-        if length < start + SPLIT_T:
+        if length < start + split_t:
             one = tl.arange(0, 1)
             k_ptr = base + (H + group) * D + one[:, None] * D
             k_new = turned(k_ptr, k_norm_ptr, angles, (one == 0)[:, None], eps, D, HAS_NORM)
@@ -136,21 +137,20 @@ def slow_attention(
             acc = tl.dot(next_p.to(DTYPE), next_v, acc * fade[:, None], input_precision="ieee")
             top = next_top
         head = group * SHARE + heads
-        if SPLITS == 1:
+        if not IS_SPLIT:
             out = (acc / weight[:, None]).to(DTYPE)
             tl.store(out_ptr + row * H * D + head[:, None] * D + offs_d[None, :], out, mask=is_head)
         else:
-            part = part_ptr + ((row * SPLITS + split) * H + head) * (D + 2)
+            part = part_ptr + ((row * splits + split) * H + head) * (D + 2)
             tl.store(part[:, None] + offs_d[None, :], acc, mask=is_head)
             tl.store(part + D, top, mask=heads < SHARE)
             tl.store(part + D + 1, weight, mask=heads < SHARE)
 
 
 @Kernel
-@triton.jit
+@triton.jit(do_not_specialize=["split_t", "splits"])
 def join_splits(
-    part_ptr, slot_ptr, length_ptr, out_ptr,
-    H: tl.constexpr, D: tl.constexpr, SPLIT_T: tl.constexpr, SPLITS: tl.constexpr,
+    part_ptr, slot_ptr, length_ptr, out_ptr, split_t, splits, H: tl.constexpr, D: tl.constexpr,
     SPLITS_P: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Join the splits of ``slow_attention``: one program a row and query head.
@@ -158,14 +158,15 @@ def join_splits(
     (Letting the last split to end do it, told by a counter, took 3 us a layer longer on an H200.)
 
     Args:
-        SPLITS_P: ``SPLITS`` rounded up to a power of two.
+        SPLITS_P: A power of two that is no less than ``splits``.
     """
     if PDL:
         gdc_launch_dependents()
     row, head = tl.program_id(0), tl.program_id(1)
-    splits, offs_d = tl.arange(0, SPLITS_P), tl.arange(0, D)
-    is_used = splits * SPLIT_T <= tl.load(length_ptr + tl.load(slot_ptr + row))
-    part = part_ptr + ((row * SPLITS + splits) * H + head) * (D + 2)
+    split, offs_d = tl.arange(0, SPLITS_P), tl.arange(0, D)
+    # those behind the last one would begin behind every length
+    is_used = split * split_t <= tl.load(length_ptr + tl.load(slot_ptr + row))
+    part = part_ptr + ((row * splits + split) * H + head) * (D + 2)
     if PDL:
         gdc_wait()
     top = tl.load(part + D, mask=is_used, other=-1e30)

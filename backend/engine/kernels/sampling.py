@@ -157,12 +157,15 @@ def spread_rows(
 @Kernel
 @triton.jit
 def finish_frame(
-    codes_ptr, slot_ptr, pending_ptr, recent_ptr, length_ptr, step_ptr, begin, end, scratch,
-    K: tl.constexpr, KP: tl.constexpr, W: tl.constexpr, PDL: tl.constexpr,
+    codes_ptr, landing_ptr, slot_ptr, pending_ptr, recent_ptr, length_ptr, step_ptr, begin, end,
+    scratch, K: tl.constexpr, KP: tl.constexpr, W: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Leave the drawn frame in its slot, where the next step reads it.
+    """Leave the drawn frame in its slot, where the next step reads it, and in the host's memory.
 
     A slot whose sequence ends stays as it was, but for its count of steps.
+
+    Args:
+        landing_ptr: ``[B, K]`` int64, pinned: a copy afterwards would come ten microseconds later.
     """
     if PDL:
         gdc_launch_dependents()
@@ -172,6 +175,7 @@ def finish_frame(
     offs = tl.arange(0, KP)
     mask = offs < K
     codes = tl.load(codes_ptr + row * K + offs, mask=mask, other=0)
+    tl.store(landing_ptr + row * K + offs, codes, mask=mask)
     first = tl.load(codes_ptr + row * K)
     goes_on = first < end
     pending = pending_ptr + slot * (1 + K)

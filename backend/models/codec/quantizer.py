@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from backend.models.codec.layers import CausalConv1d, CausalConvTranspose1d, ConvNeXtBlock, widened
 from backend.models.codec.transformer import WindowTransformer
+from backend.models.joining import joined, summed
 
 if TYPE_CHECKING:
     from backend.models.codec.config import CodecConfig
@@ -223,9 +224,9 @@ class Quantizer(nn.Module):
             return FoldedLookups(
                 last=(sizes - 1)[:, None].to(device),
                 first_row=(sizes.cumsum(0) - sizes)[:, None].to(device),
-                table=torch.cat(weights),
-                weight=torch.cat(projections, dim=1),
-                bias=torch.stack(biases).sum(dim=0),
+                table=joined(weights),
+                weight=joined(projections, dim=1),
+                bias=summed(biases),
             )
 
     def _looked_up(self, codes: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ _MOST_VALUES = 2**31 - _BLOCK
 """The kernel counts in 32 bits."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_channels", "length"])
 def _snake_kernel(
     x_ptr,
     alpha_ptr,

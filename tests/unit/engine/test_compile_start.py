@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.core.errors import ConfigurationError
 from backend.core.settings import read_settings
+from backend.engine import compile_start
 from backend.engine.codec_precision import FusedChoice
 from backend.engine.codec_setup import choose_codec_setup
-from backend.engine.compile_start import CompileStart, begin_codec
+from backend.engine.compile_start import CompileStart, begin_decoder, begin_encoder
 from backend.engine.decode_frames import StreamDecoder
 from backend.engine.encode_reference import COMPILED
 from backend.engine.precision import Precision
@@ -30,6 +33,7 @@ from backend.models.codec.fused.ops import TorchOps
 from backend.models.codec.weights import load_codec, read_codec_config
 from backend.models.config import CONFIG_FILE, DualARConfig
 from backend.models.tokenizer import Tokenizer
+from backend.opt_engine import OptimizedEngine
 from tests.unit.models.codec_building import tiny_codec, tiny_config
 
 POCKET = Path(__file__).parents[3] / "backend" / "pocket"
@@ -145,13 +149,17 @@ class AskedOps(TorchOps):
             super().sound(*args)
 
 
-def test_the_codec_is_asked_for_the_sizes_that_its_streams_warm_up():
+def fuse(monkeypatch, choice: FusedChoice) -> None:
+    monkeypatch.setattr(compile_start, "find_fused_ops", lambda *_, **__: choice)
+
+
+def test_the_codec_is_asked_for_the_sizes_that_its_streams_warm_up(monkeypatch):
     codec, ours, theirs = tiny_codec(**SIZES), AskedOps(), AskedOps()
-    settings = read_settings(None, device="cpu", chunk_size=8)
+    fuse(monkeypatch, FusedChoice(decode=ours))
+    settings = read_settings(None, device="cpu", chunk_size=8, cuda_graphs=False, max_slots=5)
     setup = choose_codec_setup(settings, CPU)
-    object.__setattr__(setup, "fused", FusedChoice(decode=ours))
     start = CompileStart(CPU)
-    begin_codec(start, setup, tiny_config(**SIZES), 5)
+    begin_decoder(start, settings, tiny_config(**SIZES))
     start.wait()
     fused = FusedDecoder(codec, theirs)
     StreamDecoder(codec, 5, setup.max_frames, batching=setup.batching, fused=fused).warm_up()
@@ -159,39 +167,68 @@ def test_the_codec_is_asked_for_the_sizes_that_its_streams_warm_up():
     assert ours.sizes == theirs.sizes
 
 
-def test_the_encoder_is_compiled_ahead_unless_it_stays_in_the_host(monkeypatch):
-    from backend.engine import compile_start
-
+@pytest.mark.parametrize(("is_on_host", "expected"), [(True, []), (False, [COMPILED])])
+def test_the_encoder_is_compiled_ahead_unless_it_stays_in_the_host(
+    monkeypatch, is_on_host, expected
+):
     asked: list[object] = []
     monkeypatch.setattr(
         compile_start.FusedEncoder, "compile_for", lambda _, sizes: asked.append(sizes)
     )
-    setup = choose_codec_setup(read_settings(None, device="cpu"), CPU)
-    object.__setattr__(setup, "fused", FusedChoice(encode=TorchOps()))
-    for is_on_host, expected in ((True, []), (False, [COMPILED])):
-        object.__setattr__(setup, "is_encoder_on_host", is_on_host)
-        start = CompileStart(CPU)
-        begin_codec(start, setup, tiny_config(**SIZES), 5)
-        start.wait()
-        assert asked == expected
-
-
-def test_where_nothing_is_fused_nothing_is_begun():
-    setup = choose_codec_setup(read_settings(None, device="cpu"), CPU)
+    fuse(monkeypatch, FusedChoice(encode=TorchOps()))
+    settings = read_settings(None, device="cpu", encoder_on_host=is_on_host)
     start = CompileStart(CPU)
-    begin_codec(start, setup, tiny_config(**SIZES), 5)
-    assert not start._threads
+    begin_encoder(start, settings, tiny_config(**SIZES))
+    start.wait()
+    assert asked == expected
 
 
-@pytest.mark.parametrize("is_wanted", [False, True])
-def test_an_engine_begins_it_only_where_the_setting_says_so(monkeypatch, is_wanted):
-    from backend import opt_engine
+@pytest.mark.parametrize("codec_fused", [True, False])
+def test_where_nothing_is_fused_nothing_is_compiled(monkeypatch, caplog, codec_fused):
+    for each in (compile_start.FusedDecoder, compile_start.FusedEncoder):
+        monkeypatch.setattr(each, "compile_for", lambda *_: pytest.fail("was compiled"))
+    settings = read_settings(None, device="cpu", codec_fused=codec_fused)
+    start = CompileStart(CPU)
+    with caplog.at_level(logging.INFO):
+        begin_decoder(start, settings, tiny_config(**SIZES))
+        begin_encoder(start, settings, tiny_config(**SIZES))
+        start.wait()
+    assert not caplog.text
 
+
+@pytest.mark.parametrize(
+    ("device", "compile_ahead", "begins"),
+    [("cuda:0", True, True), ("cuda:0", False, False), ("cpu", True, False)],
+)
+def test_it_is_for_cards_and_where_the_setting_says_so(monkeypatch, device, compile_ahead, begins):
     begun: list[str] = []
-    monkeypatch.setattr(opt_engine, "begin_codec", lambda *_: begun.append("codec"))
-    monkeypatch.setattr(opt_engine, "begin_dual_ar", lambda *_: begun.append("dual_ar"))
-    settings = read_settings(
-        None, model="pocket", device="cpu", max_slots=1, max_seq_len=256, compile_ahead=is_wanted
-    )
-    opt_engine.OptimizedEngine.load(settings, POCKET).close()
-    assert begun == (["codec", "dual_ar"] if is_wanted else [])
+    monkeypatch.setattr(CompileStart, "_run", lambda _, name, __: begun.append(name))
+    settings = read_settings(None, compile_ahead=compile_ahead)
+    with CompileStart.of(settings, torch.device(device)) as start:
+        start.begin("prompts", lambda: None)
+    assert begun == (["prompts"] if begins else [])
+
+
+def test_an_engine_begins_it_for_all_its_stages(monkeypatch):
+    begun: list[str] = []
+    monkeypatch.setattr(CompileStart, "_run", lambda _, name, __: begun.append(name))
+    monkeypatch.setattr(CompileStart, "of", lambda _, device: CompileStart(device))
+    settings = read_settings(None, model="pocket", device="cpu", max_slots=1, max_seq_len=256)
+    OptimizedEngine.load(settings, POCKET).close()
+    assert sorted(begun) == [
+        "decode steps", "the codec's decoding half", "the codec's encoding half",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_garbage_waits_and_is_collected_as_before_whatever_happens(was_enabled, fails):
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        with suppress(ConfigurationError), CompileStart(CPU):
+            assert not gc.isenabled()
+            if fails:
+                raise ConfigurationError("does not fit")
+        assert gc.isenabled() == was_enabled
+    finally:
+        gc.enable()

@@ -17,11 +17,12 @@ from backend.engine.host_memory import (
     container_available,
     meminfo_available,
 )
+from backend.engine.loaded_model import LoadedModel
 from backend.engine.memory import MemoryPlan, fitting_changes, free_budget, plan_for, require_fit
 from backend.engine.precision import choose_precision
 from backend.models.codec.config import S1_MINI as S1_CODEC
 from backend.models.config import DualARConfig
-from backend.opt_engine import LoadedModel, OptimizedEngine
+from backend.opt_engine import OptimizedEngine
 from tests.parity.full_checkpoint import S1_MINI
 
 POCKET = Path(__file__).resolve().parents[3] / "backend" / "pocket"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.models.codec.fused.network import DecoderNetwork
+from backend.models.codec.fused.ops import FEW_FRAMES
 from backend.models.codec.fused.packing import without_storage
 from backend.models.codec.fused.state import FusedPool, Streams
 
@@ -59,9 +60,14 @@ class FusedDecoder:
 
     @torch.inference_mode()
     def compile_for(self, sizes: Sequence[tuple[int, int]], pool: FusedPool) -> None:
-        """Compile all that ``decode_rows`` needs for these pairs of B and F; no stream moves."""
+        """Compile all that ``decode_rows`` needs for these pairs of B and F; no stream moves.
+
+        Kernels go by all frames of a batch together, and by whether a stream has few. Those of the
+        largest batches take longest, so they come first.
+        """
+        kinds = {(batch * frames, frames <= FEW_FRAMES): (batch, frames) for batch, frames in sizes}
         with self._ops.compiling() as is_needed:
-            for batch, frames in sizes if is_needed else ():
+            for _, (batch, frames) in sorted(kinds.items(), reverse=True) if is_needed else ():
                 rows = torch.zeros(batch, dtype=torch.int64, device=pool.positions.device)
                 codes = rows.new_zeros(batch, self._network.config.num_codebooks, frames)
                 self._network.run(self._ops, codes, Streams(pool, rows, rows))

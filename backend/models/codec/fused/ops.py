@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from backend.models.codec.fused.state import Signal, Streams
     from backend.models.codec.quantizer import FoldedLookups
 
+FEW_FRAMES = 16
+"""New positions of a stream that the attention takes in one go."""
 SQUARES_OF = 16
 """Neighboring channels whose squares are added up, see ``Signal.squares``."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from backend.models.codec.layers import widened
+from backend.models.joining import repeated, stacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,11 +136,11 @@ def packed_transposed(conv: CausalConvTranspose1d, norm: RMSNorm | None = None) 
     inner, stride = conv.conv, conv.stride
     weight = inner.weight  # [C, C', taps * stride]
     if norm is not None:
-        weight = (widened(weight) * widened(norm.weight)[:, None, None]).to(weight.dtype)
+        weight = _scaled(weight, widened(norm.weight)[:, None, None])
     taps = weight.shape[2] // stride
     parts = weight.unflatten(2, (taps, stride)).permute(3, 1, 2, 0)  # [stride, C', taps, C]
     return Product(
-        parts.flatten(2).flatten(0, 1).contiguous(), _bias_of(inner).repeat(stride), taps,
+        parts.flatten(2).flatten(0, 1).contiguous(), repeated(_bias_of(inner), stride), taps,
         inner.in_channels, first=conv.history_length, tap_step=-1, spread=stride,
         norm_eps=None if norm is None else norm.eps,
     )  # fmt: skip
@@ -147,8 +148,8 @@ def packed_transposed(conv: CausalConvTranspose1d, norm: RMSNorm | None = None) 
 
 def packed_wave(snake: Snake, times: int = 1) -> Wave:
     """Pack a snake; ``times`` rows of channels lie side by side in what it is applied to."""
-    alpha = widened(snake.alpha).flatten().repeat(times)
-    return Wave(alpha, (alpha + 1e-9).reciprocal())
+    alpha = repeated(widened(snake.alpha).flatten(), times)
+    return Wave(alpha, alpha.clone() if alpha.is_meta else (alpha + 1e-9).reciprocal())
 
 
 def packed_unit(unit: ResidualUnit, place: Place | None) -> Unit:
@@ -196,7 +197,7 @@ def _linear(
 
 
 def _gated(gate: nn.Linear, other: nn.Linear, norm: RMSNorm) -> Product:
-    pairs = torch.stack((_normed(gate.weight, norm), _normed(other.weight, norm)), dim=1)
+    pairs = stacked((_normed(gate.weight, norm), _normed(other.weight, norm)), dim=1)
     weight = pairs.flatten(0, 1)
     bias = torch.zeros(weight.shape[0], device=weight.device)
     return Product(weight, bias, 1, gate.in_features, is_gated=True, norm_eps=norm.eps)
@@ -211,7 +212,12 @@ def _bias_of(layer: nn.Linear | nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
 def _normed(weight: Tensor, norm: RMSNorm | None) -> Tensor:
     if norm is None:
         return weight
-    return (widened(weight) * widened(norm.weight)).to(weight.dtype)
+    return _scaled(weight, widened(norm.weight))
+
+
+def _scaled(weight: Tensor, factors: Tensor) -> Tensor:
+    """``weight * factors``; as it is where there is no memory, see ``joining``."""
+    return weight if weight.is_meta else (widened(weight) * factors).to(weight.dtype)
 
 
 def without_storage(module: nn.Module) -> None:

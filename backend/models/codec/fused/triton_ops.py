@@ -19,7 +19,7 @@ from backend.models.codec.fused.kernels.edges import (
 )
 from backend.models.codec.fused.kernels.product import product_kernel
 from backend.models.codec.fused.kernels.unit import unit_kernel
-from backend.models.codec.fused.ops import SQUARES_OF, rounded_to_tf32, unit_by_products
+from backend.models.codec.fused.ops import FEW_FRAMES, SQUARES_OF, rounded_to_tf32, unit_by_products
 from backend.models.codec.fused.tiles import k_block, product_tile, split_channels, unit_tile
 from backend.models.kernel_compiling import compiling
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 CHUNK = 2048
 """Elements that one program copies."""
-_SHORT = 16
-"""New positions that the attention takes in one go."""
 _SOUND_ROWS = 32
 _LOOK_UP_COLUMNS = 64
 
@@ -58,9 +56,9 @@ class TritonOps:
         self._requests: Requests | None = None
 
     def room(self, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-        """See ``FusedOps``. Kernels that are only compiled need addresses, not memory."""
+        """See ``FusedOps``. Kernels that are only compiled need strides, not memory."""
         is_real = self._requests is None
-        return like.new_empty(shape) if is_real else like.new_empty(shape[2]).expand(shape)
+        return like.new_empty(shape) if is_real else like.new_empty(shape, device="meta")
 
     def rounded(self, x: Tensor) -> Tensor:
         """See ``FusedOps``: to the nearest of the values that ``tf32`` has."""
@@ -106,13 +104,12 @@ class TritonOps:
             rows, per_stream, columns, width, layer.channels, layer.first * source.channels,
             _stride(source), layer.row_step * source.channels, layer.tap_step * source.channels,
             _stride(residual), _stride(plain), _stride(waved), copies.head_stride,
-            layer.norm_eps or 0.0, streams.pool.histories.stride(0), copies.save_step,
-            copies.save_at, copies.save_count, copies.load_at, copies.load_count, num_tiles,
-            copies.num_chunks,
+            layer.norm_eps or 0.0, int(residual is not None), int(plain is not None),
+            streams.pool.histories.stride(0), copies.save_step, copies.save_at, copies.save_count,
+            copies.load_at, copies.load_count, num_tiles, copies.num_chunks,
             BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=k_block(tile, layer.channels),
             HAS_NORM=has_norm, HAS_GATE=layer.is_gated, HAS_GELU=layer.has_gelu,
-            HAS_GAMMA=layer.gamma is not None, HAS_RESIDUAL=residual is not None,
-            HAS_PLAIN=plain is not None, HAS_WAVED=waved is not None,
+            HAS_GAMMA=layer.gamma is not None, HAS_WAVED=waved is not None,
             HAS_SQUARES=squares is not None,
             PARTS=triton.next_power_of_2(width // SQUARES_OF) if has_norm else 1,
             PRECISION=self._precision, CHUNK=CHUNK, num_warps=tile.warps,
@@ -140,11 +137,11 @@ class TritonOps:
             unit.narrow.weight, unit.narrow.bias, x.data, waved.body, wave.alpha, wave.inverse,
             streams.pool.histories, streams.rows, streams.lengths, copies.head, rows, x.length,
             _stride(source), unit.wide.tap_step * channels, _stride(x), _stride(waved),
-            streams.pool.histories.stride(0), copies.save_step, copies.save_at,
+            int(keeps_x), streams.pool.histories.stride(0), copies.save_step, copies.save_at,
             copies.save_count, copies.load_at, copies.load_count, num_tiles, copies.num_chunks,
             C=channels, C1=parts[0], C2=parts[1], TAPS=unit.wide.taps, BLOCK_M=tile.m,
-            BLOCK_K=k_block(tile, channels), KEEPS_X=keeps_x, PRECISION=self._precision,
-            CHUNK=CHUNK, num_warps=tile.warps,
+            BLOCK_K=k_block(tile, channels), PRECISION=self._precision, CHUNK=CHUNK,
+            num_warps=tile.warps,
             num_stages=min(tile.stages, self._most_stages),
         )  # fmt: skip
 
@@ -168,7 +165,7 @@ class TritonOps:
         """See ``FusedOps``."""
         rings = streams.pool.rings
         num_heads, ring, head_dim = rings.shape[3:]
-        is_short = qkv.length <= _SHORT
+        is_short = qkv.length <= FEW_FRAMES
         self._start(
             attend_kernel, (qkv.data.shape[0], num_heads),
             qkv.data, rings, torch.view_as_real(turns), streams.rows, streams.lengths,

@@ -11,8 +11,8 @@ from backend.models.codec.fused.kernels.pieces import carry_past, rounded, snake
 # Every other value of these would be a kernel of its own to compile.
 @triton.jit(
     do_not_specialize=[
-        "M", "T", "save_step", "save_at", "save_count", "load_at", "load_count", "num_tiles",
-        "num_chunks",
+        "M", "T", "has_residual", "has_plain", "save_step", "save_at", "save_count", "load_at",
+        "load_count", "num_tiles", "num_chunks",
     ],
     do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
 )  # fmt: skip
@@ -21,13 +21,12 @@ def product_kernel(
     residual_ptr, plain_ptr, waved_ptr, squares_in_ptr, squares_out_ptr, pool_ptr, rows_ptr,
     lengths_ptr, head_ptr,
     M, T, N, K, channels, first, source_batch, row_step, tap_step, residual_batch, plain_batch,
-    waved_batch, head_batch, eps, pool_stride, save_step, save_at, save_count, load_at,
-    load_count, num_tiles, num_chunks,
+    waved_batch, head_batch, eps, has_residual, has_plain, pool_stride, save_step, save_at,
+    save_count, load_at, load_count, num_tiles, num_chunks,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HAS_NORM: tl.constexpr,
     HAS_GATE: tl.constexpr, HAS_GELU: tl.constexpr, HAS_GAMMA: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr, HAS_PLAIN: tl.constexpr, HAS_WAVED: tl.constexpr,
-    HAS_SQUARES: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
-    CHUNK: tl.constexpr,
+    HAS_WAVED: tl.constexpr, HAS_SQUARES: tl.constexpr, PARTS: tl.constexpr,
+    PRECISION: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """``plain = (residual +) gamma * gelu(x @ w.T + bias)``, ``waved = snake(plain)``.
 
@@ -41,6 +40,7 @@ def product_kernel(
             columns, ``silu`` of the first of a pair times the second.
         bias_ptr: ``[N]`` float32, as gamma, alpha and inverse.
         residual_ptr: Body of a signal of ``[T, N]`` a stream, as ``plain_ptr`` and ``waved_ptr``.
+            It is read if ``has_residual`` is 1, ``plain`` written if ``has_plain`` is.
         squares_in_ptr: ``[M, K / 16]`` float32 sums of squares of the source, read if ``HAS_NORM``;
             ``PARTS`` is ``K / 16`` rounded up to a power of two.
         squares_out_ptr: ``[M, N / 16]``, those of ``plain``, written if ``HAS_SQUARES``.
@@ -93,12 +93,13 @@ def product_kernel(
             acc = acc * tl.load(gamma_ptr + column)[None, :]
         mask = is_row[:, None] & is_column[None, :]
         within = t * N
-        if HAS_RESIDUAL:
-            rows = residual_ptr + (stream * residual_batch + within)[:, None]
-            acc += tl.load(rows + offs_n[None, :], mask=mask, other=0.0).to(tl.float32)
-        if HAS_PLAIN:
-            rows = plain_ptr + (stream * plain_batch + within)[:, None]
-            tl.store(rows + offs_n[None, :], acc.to(plain_ptr.dtype.element_ty), mask=mask)
+        # masks, not kernels of their own: each takes a second to compile
+        rows = residual_ptr + (stream * residual_batch + within)[:, None]
+        is_there = mask & (has_residual != 0)
+        acc += tl.load(rows + offs_n[None, :], mask=is_there, other=0.0).to(tl.float32)
+        rows = plain_ptr + (stream * plain_batch + within)[:, None]
+        is_wanted = mask & (has_plain != 0)
+        tl.store(rows + offs_n[None, :], acc.to(plain_ptr.dtype.element_ty), mask=is_wanted)
         if HAS_SQUARES:
             squares = tl.sum(tl.reshape(acc * acc, [BLOCK_M, BLOCK_N // 16, 16]), 2)
             part = (program % tiles_n) * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)

@@ -19,13 +19,13 @@ def _inner(
 
 @triton.jit
 def _finish(
-    acc, columns, bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask,
-    KEEPS_X: tl.constexpr, PRECISION: tl.constexpr, DTYPE: tl.constexpr,
+    acc, columns, bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask, keeps_x,
+    PRECISION: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     acc += tl.load(bias_ptr + columns)[None, :]
     acc += tl.load(x_rows + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-    if KEEPS_X:
-        tl.store(x_rows + columns[None, :], acc.to(DTYPE), mask=mask)
+    # a mask, not two kernels: each takes seconds to compile
+    tl.store(x_rows + columns[None, :], acc.to(DTYPE), mask=mask & (keeps_x != 0))
     alpha, inverse = tl.load(alpha_ptr + columns), tl.load(inverse_ptr + columns)
     waved = rounded(snake_of(acc, alpha[None, :], inverse[None, :]), PRECISION)
     tl.store(waved_rows + columns[None, :], waved.to(DTYPE), mask=mask)
@@ -33,19 +33,18 @@ def _finish(
 
 @triton.jit(
     do_not_specialize=[
-        "M", "T", "save_step", "save_at", "save_count", "load_at", "load_count", "num_tiles",
-        "num_chunks",
+        "M", "T", "keeps_x", "save_step", "save_at", "save_count", "load_at", "load_count",
+        "num_tiles", "num_chunks",
     ],
     do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
 )  # fmt: skip
 def unit_kernel(
     source_ptr, wide_ptr, wide_bias_ptr, inner_alpha_ptr, inner_inverse_ptr, narrow_ptr,
     narrow_bias_ptr, x_ptr, waved_ptr, alpha_ptr, inverse_ptr, pool_ptr, rows_ptr, lengths_ptr,
-    head_ptr, M, T, source_batch, tap_step, x_batch, waved_batch, pool_stride, save_step, save_at,
-    save_count, load_at, load_count, num_tiles, num_chunks,
+    head_ptr, M, T, source_batch, tap_step, x_batch, waved_batch, keeps_x, pool_stride, save_step,
+    save_at, save_count, load_at, load_count, num_tiles, num_chunks,
     C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, TAPS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, KEEPS_X: tl.constexpr,
-    PRECISION: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """``x += narrow(snake(wide(source)))``, ``waved = snake(x)``; a program has all channels.
 
@@ -56,7 +55,7 @@ def unit_kernel(
         source_ptr: Signal, its head first: output ``t`` reads rows ``t``, ``t + dilation``, ...
         wide_ptr: ``[C, TAPS * C]``.
         narrow_ptr: ``[C, C]``.
-        x_ptr: ``[T, C]`` a stream; changed in place if ``KEEPS_X``.
+        x_ptr: ``[T, C]`` a stream; changed in place if ``keeps_x`` is 1.
         tap_step: Elements from one tap to the next.
     """
     program = tl.program_id(0)
@@ -102,11 +101,11 @@ def unit_kernel(
             w12 = tl.load(narrow_ptr + (c1 * C)[:, None] + c2[None, :])
             y1 = tl.dot(h2, tl.trans(w12), y1, input_precision=PRECISION)
         _finish(y1, c1, narrow_bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask,
-                KEEPS_X, PRECISION, DTYPE)  # fmt: skip
+                keeps_x, PRECISION, DTYPE)  # fmt: skip
         if C2 > 0:
             w21 = tl.load(narrow_ptr + (c2 * C)[:, None] + c1[None, :])
             y2 = tl.dot(h1, tl.trans(w21), input_precision=PRECISION)
             w22 = tl.load(narrow_ptr + (c2 * C)[:, None] + c2[None, :])
             y2 = tl.dot(h2, tl.trans(w22), y2, input_precision=PRECISION)
             _finish(y2, c2, narrow_bias_ptr, x_rows, waved_rows, alpha_ptr, inverse_ptr, mask,
-                    KEEPS_X, PRECISION, DTYPE)  # fmt: skip
+                    keeps_x, PRECISION, DTYPE)  # fmt: skip
