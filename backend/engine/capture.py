@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_RUNS_BEFORE_CAPTURE = 2
-"""Kernels are compiled and libraries take their workspaces in the first runs."""
+_RUNS_BEFORE_CAPTURE = 1
+"""Kernels are compiled or loaded, and libraries take their workspaces, in the first run."""
 
 
 @dataclass(frozen=True, slots=True)

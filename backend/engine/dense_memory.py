@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from backend.models.host_tables import lies_on_host
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -45,7 +47,7 @@ def move_together(tensors: Iterable[Tensor], device: torch.device) -> None:
     """Bring the memory of ``tensors`` to the host and back; they stay the same objects."""
     sharing: dict[int, list[Tensor]] = {}
     for tensor in tensors:
-        if tensor.device == device:
+        if tensor.device == device and not lies_on_host(tensor):
             sharing.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
     moved: list[tuple[Tensor, list[tuple[Tensor, _Place]]]] = []
     for group in sharing.values():
@@ -92,7 +94,7 @@ def _parts_of(owner: object) -> Iterator[Any]:
 
 
 def _place_of(tensor: Tensor) -> _Place:
-    return tensor.storage_offset(), tensor.size(), tensor.stride()
+    return int(tensor.storage_offset()), tensor.size(), tensor.stride()
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ card's, and every kernel that reads by index works on it unchanged.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -40,6 +41,15 @@ class _MappedRows:
         }
 
 
+_mapped: WeakValueDictionary[int, _MappedRows] = WeakValueDictionary()
+"""By address."""
+
+
+def lies_on_host(tensor: Tensor) -> bool:
+    """Whether a tensor of a card is a table in the host's memory."""
+    return tensor.untyped_storage().data_ptr() in _mapped
+
+
 def mapped_to_card(table: Tensor, device: torch.device) -> Tensor:
     """Copy ``table`` into page-locked memory and give it as a tensor of ``device``.
 
@@ -52,8 +62,9 @@ def mapped_to_card(table: Tensor, device: torch.device) -> Tensor:
     """
     pinned = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
     pinned.copy_(table)
-    flat = pinned.view(torch.uint8)
-    return torch.as_tensor(_MappedRows(flat), device=device).view(table.dtype)
+    rows = _MappedRows(pinned.view(torch.uint8))
+    _mapped[pinned.data_ptr()] = rows
+    return torch.as_tensor(rows, device=device).view(table.dtype)
 
 
 def leave_on_host(

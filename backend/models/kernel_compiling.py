@@ -14,20 +14,32 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
+from itertools import count
+from queue import PriorityQueue
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    _Work: TypeAlias = tuple[Future[Any], Callable[[], Any]]
 
 _ALIGNED = 16
 """Bytes, and a divisor of numbers, that Triton makes kernels of their own for."""
-
+_SECONDS = {
+    "unit_kernel": 5.0,
+    "slow_attention": 3.0,
+    "attend_kernel": 2.0,
+    "draw_codes": 2.0,
+    "fast_attention": 2.0,
+}
+"""What kernels take to compile, if it is much more than one second: they must not begin last."""
 
 _is_loading: ContextVar[bool] = ContextVar("is_loading", default=False)
 
@@ -43,9 +55,14 @@ def loading() -> Iterator[None]:
 
 
 class Requests:
-    """Asks for each kernel once: telling the same kernel again costs Triton a millisecond."""
+    """Asks for each kernel once: telling the same kernel again costs Triton a millisecond.
 
-    def __init__(self) -> None:
+    Args:
+        making: What compiles them.
+    """
+
+    def __init__(self, making: _Making) -> None:
+        self._making = making
         self._asked: set[tuple[object, ...]] = set()
 
     def ask(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
@@ -53,6 +70,7 @@ class Requests:
         request = (kernel, *_traits(kernel, args, options))
         if request not in self._asked:
             self._asked.add(request)
+            self._making.expected_s = _SECONDS.get(getattr(kernel, "__name__", ""), 1.0)
             kernel.warmup(*args, grid=grid, **options)
 
 
@@ -98,7 +116,7 @@ def compiling(*, ignores_errors: bool = False) -> Iterator[Requests | None]:
     with _threads.shared() as threads:
         making = _Making(threads, loads=_is_loading.get())
         with mode(making, ignore_errors=True):
-            yield Requests()
+            yield Requests(making)
     errors = (future.exception() for future in making.futures)
     error = next((error for error in errors if error is not None), None)
     if error is not None and not ignores_errors:
@@ -106,16 +124,22 @@ def compiling(*, ignores_errors: bool = False) -> Iterator[Requests | None]:
 
 
 class _Making(Executor):
-    """What Triton hands its compilations to."""
+    """What Triton hands its compilations to.
 
-    def __init__(self, threads: Executor, *, loads: bool) -> None:
+    Attributes:
+        expected_s: Seconds that the next one will take.
+    """
+
+    def __init__(self, threads: _Threads, *, loads: bool) -> None:
         self._threads, self._loads = threads, loads
+        self.expected_s = 1.0
         self._building: defaultdict[str, Lock] = defaultdict(Lock)
         self.futures: list[Future[Any]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As ``Executor``."""
-        future = self._threads.submit(self._made, fn)
+        future: Future[Any] = Future()
+        self._threads.add(self.expected_s, future, lambda: self._made(fn))
         self.futures.append(future)
         return future
 
@@ -128,35 +152,68 @@ class _Making(Executor):
         return kernel
 
 
+class _Threads:
+    """One for each core; what takes longest goes first."""
+
+    def __init__(self) -> None:
+        self._waiting: PriorityQueue[tuple[float, int, _Work | None]] = PriorityQueue()
+        self._numbers = count()  # works never compare
+        self._threads = [
+            Thread(target=self._run, args=(_device(),), name="compile", daemon=True)
+            for _ in range(os.cpu_count() or 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, expected_s: float, future: Future[Any], work: Callable[[], Any]) -> None:
+        """Do ``work`` when its turn comes; ``future`` tells what came of it."""
+        self._waiting.put((-expected_s, next(self._numbers), (future, work)))
+
+    def end(self) -> None:
+        """Do what waits and stop."""
+        for _ in self._threads:
+            self._waiting.put((0.0, next(self._numbers), None))
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, device: int | None) -> None:
+        if device is not None:
+            torch.cuda.set_device(device)
+        while (item := self._waiting.get()[2]) is not None:
+            future, work = item
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
+                future.set_exception(error)
+
+
+def _device() -> int | None:
+    """The card of this thread; others begin with the first one."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else None
+
+
 class _SharedThreads:
-    """One for each core, for all that compile at the same time; none when nobody does."""
+    """Those of all that compile at the same time; none when nobody does."""
 
     def __init__(self) -> None:
         self._lock, self._num_users = Lock(), 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: _Threads | None = None
 
     @contextmanager
-    def shared(self) -> Iterator[Executor]:
+    def shared(self) -> Iterator[_Threads]:
         """Give them."""
         with self._lock:
             self._num_users += 1
-            pool = self._pool = self._pool or _new_pool()
+            threads = self._threads = self._threads or _Threads()
         try:
-            yield pool
+            yield threads
         finally:
             with self._lock:
                 self._num_users -= 1
-                unused = None if self._num_users else self._pool
-                self._pool = None if unused else self._pool
+                unused = None if self._num_users else self._threads
+                self._threads = None if unused else self._threads
             if unused is not None:
-                unused.shutdown()
-
-
-def _new_pool() -> ThreadPoolExecutor:
-    if not torch.cuda.is_available():
-        return ThreadPoolExecutor(os.cpu_count())
-    device = torch.cuda.current_device()  # of this thread; others begin with the first card
-    return ThreadPoolExecutor(os.cpu_count(), "compile", torch.cuda.set_device, (device,))
+                unused.end()
 
 
 _threads = _SharedThreads()

@@ -24,10 +24,11 @@ class Packed:
 
 
 def test_everything_that_is_held_is_found_once():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
+    first = nn.Linear(3, 4)
+    model = nn.Sequential(first, nn.Linear(4, 2, bias=False))
     model.register_buffer("table", torch.arange(3))
     model.plain = torch.ones(2)  # pyright: ignore[reportAttributeAccessIssue]
-    packed = Packed(model[0].weight, (torch.zeros(1),))
+    packed = Packed(first.weight, (torch.zeros(1),))
     found = list(tensors_of([{"a": packed, "b": [model, packed]}]))
     assert len(found) == len({id(each) for each in found}) == 6
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from backend.models import kernel_compiling
-from backend.models.kernel_compiling import Requests, compiling, loading
+from backend.models.kernel_compiling import Requests, _Making, compiling, loading
 
 
 def parameter(name: str, *, constexpr: bool = False, plain: bool = False, moved: bool = False):
@@ -39,6 +39,11 @@ class FakeKernel:
         self.asked.append((args, grid, options))
 
 
+def a_making() -> _Making:
+    """Never handed anything: these kernels only count."""
+    return cast("_Making", SimpleNamespace(expected_s=0.0))
+
+
 MEMORY = torch.zeros(64)
 USUAL: dict[str, Any] = {
     "x": MEMORY, "moved": MEMORY, "count": 32, "length": 7, "eps": 0.5, "BLOCK": 64,
@@ -59,7 +64,7 @@ def ask(requests: Requests, kernel: FakeKernel, warps: int = 4, **changes: Any) 
     ids=str,
 )  # fmt: skip
 def test_calls_of_one_kernel_ask_once(changes):
-    requests, kernel = Requests(), FakeKernel()
+    requests, kernel = Requests(a_making()), FakeKernel()
     assert ask(requests, kernel) == 1
     assert ask(requests, kernel, **changes) == 1
 
@@ -71,7 +76,7 @@ def test_calls_of_one_kernel_ask_once(changes):
     ids=str,
 )  # fmt: skip
 def test_calls_of_different_kernels_ask_for_each(changes):
-    requests, kernel = Requests(), FakeKernel()
+    requests, kernel = Requests(a_making()), FakeKernel()
     ask(requests, kernel)
     assert ask(requests, kernel, **changes) == 2
     assert ask(requests, kernel, **changes) == 2
@@ -129,16 +134,48 @@ def test_what_is_asked_for_is_made_by_threads_that_end(triton, loads):
     assert all(future.done() for future in FakeMode.active.futures)
     assert all(kernel.loaded_in != "MainThread" for kernel in kernels)
     assert all(bool(kernel.loaded_in) == loads for kernel in kernels)
-    assert kernel_compiling._threads._pool is None
+    assert kernel_compiling._threads._threads is None
 
 
 def test_threads_are_shared_by_all_that_compile(triton):
     with compiling():
-        first = kernel_compiling._threads._pool
+        first = kernel_compiling._threads._threads
         with compiling():
-            assert kernel_compiling._threads._pool is first
-        assert kernel_compiling._threads._pool is first
-    assert kernel_compiling._threads._pool is None
+            assert kernel_compiling._threads._threads is first
+        assert kernel_compiling._threads._threads is first
+    assert kernel_compiling._threads._threads is None
+
+
+class SlowKernel(FakeKernel):
+    """Handed to the threads when it is asked for, as by Triton; notes when it is made."""
+
+    def __init__(self, name: str, made: list[str], gate: threading.Event) -> None:
+        super().__init__()
+        self.__name__, self.made, self.gate = name, made, gate
+
+    def warmup(self, *args: Any, grid: tuple[int, ...], **options: Any) -> None:
+        FakeMode.submit(self.make)
+
+    def make(self) -> Made:
+        self.gate.wait(10)
+        self.made.append(self.__name__)
+        return Made(self.__name__)
+
+
+def test_what_takes_longest_is_made_first(triton, monkeypatch):
+    monkeypatch.setattr(kernel_compiling.os, "cpu_count", lambda: 1)
+    made, gate = list[str](), threading.Event()
+    names = ["first", "small", "small", "draw_codes", "unit_kernel", "small"]
+    with compiling() as requests:
+        threads = kernel_compiling._threads._threads
+        assert requests is not None
+        assert threads is not None
+        for name in names:
+            ask(requests, SlowKernel(name, made, gate))
+            while name == "first" and threads._waiting.qsize():
+                pass  # until the only thread has it
+        gate.set()
+    assert made == ["first", "unit_kernel", "draw_codes", "small", "small", "small"]
 
 
 def fail() -> Made:
