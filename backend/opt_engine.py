@@ -132,14 +132,14 @@ class OptimizedEngine:
         precision = choose_precision(settings)
         torch.set_num_threads(cpu_threads(settings))
         set_allocator(settings, precision.device)
-        plan = plan_for(settings, precision, directory)
-        require_fit(plan, settings.memory_budget_mb, precision.device)
         with CompileStart.of(settings, precision.device) as start:
+            plan = plan_for(settings, precision, directory)
+            require_fit(plan, settings.memory_budget_mb, precision.device)
             begin_decoder(start, settings, plan.codec)
             tokenizer = Tokenizer.from_directory(directory)
             begin_dual_ar(start, settings, precision, plan.config, plan.codec, tokenizer)
             begin_encoder(start, settings, plan.codec)
-            codec_setup = choose_codec_setup(settings, precision.device)
+            codec_setup = choose_codec_setup(settings, precision.device, start.finish)
             model = LoadedModel.load(
                 settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
             )

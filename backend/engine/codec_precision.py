@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from backend.engine.precision import AMPERE
+from backend.models.kernel_compiling import wake
 
 if TYPE_CHECKING:
     from backend.models.codec.fused.ops import FusedOps
@@ -79,6 +80,7 @@ def find_snake_kernel(device: torch.device) -> tuple[SnakeKernel | None, tuple[s
     try:
         from backend.models.codec.snake_kernel import snake
 
+        wake()
         alpha = torch.ones(1, 2, 1, device=device)
         # of a multiple of 16 values, as a codec has: it is the same kernel
         snake(torch.zeros(1, 2, 8, device=device, dtype=torch.float16), alpha)

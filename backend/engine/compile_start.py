@@ -29,7 +29,7 @@ from backend.engine.twins import codec_twin, dual_ar_twin
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.encoder import FusedEncoder, why_encoder_not_fused
 from backend.models.codec.fused.network import why_not_fused
-from backend.models.kernel_compiling import loading
+from backend.models.kernel_compiling import loading, wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class CompileStart:
-    """Goes through chains of kernels in threads of their own; as a context, waits for them.
+    """Goes through chains of kernels in threads of their own; as a context, ``wait``s for them.
 
     Args:
         device: Where the kernels will run.
@@ -55,6 +55,7 @@ class CompileStart:
         self.device = device
         self._is_wanted = is_wanted
         self._threads: list[Thread] = []
+        self._later: list[Thread] = []
         self._collected_before = False
 
     @classmethod
@@ -63,6 +64,7 @@ class CompileStart:
         return cls(device, is_wanted=settings.compile_ahead and device.type == "cuda")
 
     def __enter__(self) -> Self:
+        self.begin("the driver", wake)  # which all other chains need
         # compilers leave much behind, and whoever goes through all of it holds all threads up
         self._collected_before = gc.isenabled()
         if self._is_wanted:
@@ -75,18 +77,30 @@ class CompileStart:
         if self._collected_before:
             gc.enable()
 
-    def begin(self, name: str, chain: Callable[[], object]) -> None:
-        """Go through ``chain``, which may begin others; returns at once."""
+    def begin(self, name: str, chain: Callable[[], object], *, is_later: bool = False) -> None:
+        """Go through ``chain``, which may begin others; returns at once.
+
+        Args:
+            name: For people.
+            chain: Starts kernels, or begins further chains.
+            is_later: Only ``finish`` waits for it.
+        """
         if not self._is_wanted:
             return
         thread = Thread(target=self._run, args=(name, chain), name=f"compile {name}", daemon=True)
-        self._threads.append(thread)
+        (self._later if is_later else self._threads).append(thread)
         thread.start()
 
     def wait(self) -> None:
-        """Return when all that was begun is done."""
+        """Return when all is done that is not for later."""
         while self._threads:
             self._threads.pop().join()
+
+    def finish(self) -> None:
+        """Return when all that was begun is done."""
+        self.wait()
+        while self._later:
+            self._later.pop().join()
 
     def _run(self, name: str, chain: Callable[[], object]) -> None:
         on_card = self.device.type == "cuda"
@@ -116,7 +130,7 @@ def begin_decoder(start: CompileStart, settings: Settings, config: CodecConfig) 
 
 
 def begin_encoder(start: CompileStart, settings: Settings, config: CodecConfig) -> None:
-    """Compile what the codec's fused encoding half starts."""
+    """Compile what the codec's fused encoding half starts; no speech waits for it."""
 
     def encoding_half() -> None:
         ops = _fused_codec(start, settings)[1].encode
@@ -125,7 +139,7 @@ def begin_encoder(start: CompileStart, settings: Settings, config: CodecConfig) 
             return
         FusedEncoder(codec, ops).compile_for(COMPILED)
 
-    start.begin("the codec's encoding half", encoding_half)
+    start.begin("the codec's encoding half", encoding_half, is_later=True)
 
 
 def _fused_codec(start: CompileStart, settings: Settings) -> tuple[CodecPrecision, FusedChoice]:

@@ -41,6 +41,20 @@ _SECONDS = {
 }
 """What kernels take to compile, if it is much more than one second: they must not begin last."""
 
+_waking = Lock()
+
+
+def wake() -> None:
+    """Import Triton and have its driver built, which takes a C compiler and a second or two.
+
+    Whoever comes meanwhile waits instead of building another one.
+    """
+    with _waking:
+        from triton.runtime import driver
+
+        _ = driver.active
+
+
 _is_loading: ContextVar[bool] = ContextVar("is_loading", default=False)
 
 
@@ -113,6 +127,7 @@ def compiling(*, ignores_errors: bool = False) -> Iterator[Requests | None]:
     if mode is None:
         yield None
         return
+    wake()
     with _threads.shared() as threads:
         making = _Making(threads, loads=_is_loading.get())
         with mode(making, ignore_errors=True):

@@ -120,7 +120,9 @@ class Made:
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module = SimpleNamespace(AsyncCompileMode=FakeMode)
+    runtime = SimpleNamespace(driver=SimpleNamespace(active=object()))
     monkeypatch.setitem(sys.modules, "triton", module)
+    monkeypatch.setitem(sys.modules, "triton.runtime", runtime)
     return module
 
 
