@@ -139,7 +139,7 @@ class OptimizedEngine:
             tokenizer = Tokenizer.from_directory(directory)
             begin_dual_ar(start, settings, precision, plan.config, plan.codec, tokenizer)
             begin_encoder(start, settings, plan.codec)
-            codec_setup = choose_codec_setup(settings, precision.device, start.finish)
+            codec_setup = choose_codec_setup(settings, precision.device)
             model = LoadedModel.load(
                 settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
             )

@@ -92,7 +92,6 @@ def why_not_batch(model: DualAR, device: torch.device) -> str | None:
             if sizes is None:
                 return "its layers do not divide among the multiprocessors"
             kinds.update(sizes)
-    kinds.update(filter(None, (_head_sizes(model, 8 * columns) for columns in COLUMNS)))
     try:
         with ThreadPoolExecutor(len(kinds)) as threads:  # the compiler works outside Python's lock
             list(threads.map(lambda each: _image(each, device, has_pdl=True), kinds))
@@ -118,15 +117,6 @@ def _sizes_of(layer: TransformerBlock, rows: int) -> list[LinearSizes] | None:
             return None
         kinds.append(sizes)
     return kinds
-
-
-def _head_sizes(model: DualAR, rows: int) -> LinearSizes | None:
-    """Kernel of the fast transformer's head, which may run in Triton instead."""
-    weights = weights_of(model.fast_output)
-    return sizes_for(
-        weights.num_inputs, model.residual_size, rows, is_gate=False, is_int8=weights.is_int8,
-        has_norm=True, has_residual=False,
-    )  # fmt: skip
 
 
 def _image(sizes: LinearSizes, device: torch.device, *, has_pdl: bool) -> bytes:

@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class CompileStart:
-    """Goes through chains of kernels in threads of their own; as a context, ``wait``s for them.
+    """Goes through chains of kernels in threads of their own; as a context, waits for them.
 
     Args:
         device: Where the kernels will run.
@@ -55,7 +55,6 @@ class CompileStart:
         self.device = device
         self._is_wanted = is_wanted
         self._threads: list[Thread] = []
-        self._later: list[Thread] = []
         self._collected_before = False
 
     @classmethod
@@ -77,30 +76,18 @@ class CompileStart:
         if self._collected_before:
             gc.enable()
 
-    def begin(self, name: str, chain: Callable[[], object], *, is_later: bool = False) -> None:
-        """Go through ``chain``, which may begin others; returns at once.
-
-        Args:
-            name: For people.
-            chain: Starts kernels, or begins further chains.
-            is_later: Only ``finish`` waits for it.
-        """
+    def begin(self, name: str, chain: Callable[[], object]) -> None:
+        """Go through ``chain``, which may begin others; returns at once."""
         if not self._is_wanted:
             return
         thread = Thread(target=self._run, args=(name, chain), name=f"compile {name}", daemon=True)
-        (self._later if is_later else self._threads).append(thread)
+        self._threads.append(thread)
         thread.start()
 
     def wait(self) -> None:
-        """Return when all is done that is not for later."""
+        """Return when all that was begun is done."""
         while self._threads:
             self._threads.pop().join()
-
-    def finish(self) -> None:
-        """Return when all that was begun is done."""
-        self.wait()
-        while self._later:
-            self._later.pop().join()
 
     def _run(self, name: str, chain: Callable[[], object]) -> None:
         on_card = self.device.type == "cuda"
@@ -130,7 +117,7 @@ def begin_decoder(start: CompileStart, settings: Settings, config: CodecConfig) 
 
 
 def begin_encoder(start: CompileStart, settings: Settings, config: CodecConfig) -> None:
-    """Compile what the codec's fused encoding half starts; no speech waits for it."""
+    """Compile what the codec's fused encoding half starts."""
 
     def encoding_half() -> None:
         ops = _fused_codec(start, settings)[1].encode
@@ -139,7 +126,7 @@ def begin_encoder(start: CompileStart, settings: Settings, config: CodecConfig) 
             return
         FusedEncoder(codec, ops).compile_for(COMPILED)
 
-    start.begin("the codec's encoding half", encoding_half, is_later=True)
+    start.begin("the codec's encoding half", encoding_half)
 
 
 def _fused_codec(start: CompileStart, settings: Settings) -> tuple[CodecPrecision, FusedChoice]:

@@ -21,7 +21,7 @@ from backend.models.codec.transformer import TransformerBlock, WindowTransformer
 from backend.models.codec.weights import check_codec, load_codec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -54,10 +54,6 @@ def chunk_frames_of(device_type: str, *, is_on_host: bool) -> int:
     return _CHUNK_FRAMES_ON_HOST if is_on_host else _CHUNK_FRAMES[device_type]
 
 
-def nothing_to_await() -> None:
-    """For kernels that nobody compiles ahead."""
-
-
 class ReferenceEncoder:
     """The codec's encoding half, in float32.
 
@@ -73,7 +69,6 @@ class ReferenceEncoder:
             by PyTorch's own setting. The codebooks never do.
         fused_ops: What the fused convolutions run on, or None for the codec's modules. Weights in
             the host go through the modules always.
-        await_kernels: Returns when the kernels that are being compiled ahead are there.
 
     Raises:
         CheckpointError: The codec file cannot be read.
@@ -92,9 +87,7 @@ class ReferenceEncoder:
         capture: Capture | None = None,
         rounds_products: bool = False,
         fused_ops: FusedOps | None = None,
-        await_kernels: Callable[[], object] = nothing_to_await,
     ) -> None:
-        self._await_kernels = await_kernels
         self._directory = directory
         self._device = device
         self._snake = snake
@@ -195,7 +188,6 @@ class ReferenceEncoder:
                 module.rounds_products = self._rounds_products
         self._reserve_positions(codec, 1)
         if self._fused_ops is not None:
-            self._await_kernels()
             _use_fused(codec, self._fused_ops, self._room)
         if self.num_bytes > MOST_EAGER_BYTES:
             _log.info("the codec's encoder is loaded (%d MiB)", self.num_bytes // 2**20)

@@ -62,22 +62,6 @@ def test_all_that_was_begun_is_waited_for_chains_of_chains_included():
     assert sorted(done) == ["inner", "outer"]
 
 
-def test_what_is_for_later_is_waited_for_at_the_end_alone():
-    start, done, gate = CompileStart(CPU), list[str](), threading.Event()
-
-    def encoder() -> None:
-        gate.wait(5)
-        done.append("encoder")
-
-    start.begin("encoder", encoder, is_later=True)
-    start.begin("steps", lambda: done.append("steps"))
-    start.wait()
-    assert done == ["steps"]
-    gate.set()
-    start.finish()
-    assert done == ["steps", "encoder"]
-
-
 def test_a_chain_that_fails_is_told_and_stops_nothing(caplog):
     start, done = CompileStart(CPU), list[str]()
 
@@ -195,7 +179,7 @@ def test_the_encoder_is_compiled_ahead_unless_it_stays_in_the_host(
     settings = read_settings(None, device="cpu", encoder_on_host=is_on_host)
     start = CompileStart(CPU)
     begin_encoder(start, settings, tiny_config(**SIZES))
-    start.finish()
+    start.wait()
     assert asked == expected
 
 
@@ -208,7 +192,7 @@ def test_where_nothing_is_fused_nothing_is_compiled(monkeypatch, caplog, codec_f
     with caplog.at_level(logging.INFO):
         begin_decoder(start, settings, tiny_config(**SIZES))
         begin_encoder(start, settings, tiny_config(**SIZES))
-        start.finish()
+        start.wait()
     assert not caplog.text
 
 

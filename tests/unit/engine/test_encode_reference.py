@@ -141,17 +141,3 @@ def test_a_damaged_encoder_is_refused_before_it_is_needed(tmp_path, encoder, mon
 def test_what_is_no_recording_is_refused(encoder, shape):
     with pytest.raises(ValueError, match="samples must be"):
         encoder.encode(np.zeros(shape, np.float32))
-
-
-def test_kernels_that_are_being_compiled_are_awaited_before_the_first_is_started():
-    said: list[str] = []
-
-    class SayingOps(TorchOps):
-        def compiling(self):
-            said.append("tried out")
-            return super().compiling()
-
-    ReferenceEncoder(
-        POCKET, CPU, fused_ops=SayingOps(), await_kernels=lambda: said.append("awaited")
-    )
-    assert said[:2] == ["awaited", "tried out"]
