@@ -80,7 +80,11 @@ def recorder(made: list[tuple[str, str]]) -> Callable[..., Any]:
 
 
 @pytest.mark.timeout(600)  # a compiler at work
-def test_a_function_is_compiled_once_and_kept_in_the_data_folder(tmp_path: Path):
+def test_a_function_is_compiled_once_and_kept_in_the_data_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    # Else it first tries with ten small programs what the CPU understands.
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", False)
     place = prepare_cache(read_settings(None, data_dir=tmp_path / "data"))
     programs = LayerPrograms("default")
     snake = programs(plain_snake)
