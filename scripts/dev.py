@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.core.errors import ConfigurationError
 from scripts.environment import ROOT, ensure_environment
+from scripts.test import worker_arguments
 
 LINT = ("ruff", "check")
 FORMAT = ("ruff", "format")
@@ -29,7 +30,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "types": ("pyright",),
     "layering": ("pytest", "-q", "tests/unit/test_layering.py"),
 }
-TESTS: dict[str, tuple[str, ...]] = {"tests": ("pytest", "-q")}
+TESTS: dict[str, tuple[str, ...]] = {"tests": ("pytest", "-q", *worker_arguments([]))}
 FIXES: dict[str, tuple[str, ...]] = {"lint": (*LINT, "--fix", "."), "format": (*FORMAT, ".")}
 
 

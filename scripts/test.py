@@ -4,13 +4,17 @@
     python scripts/test.py --browser --wine    the suites that need more than Python
     python scripts/test.py --ray               the cluster, in an environment with Ray
     python scripts/test.py -k cache -x         anything else goes to pytest
+    python scripts/test.py -n 0                the fast tests, one after the other
 
-The exit code is pytest's.
+The fast tests are shared by several processes. The other suites, single files, and runs that a
+person watches (``--pdb``, ``-s``) have one. The exit code is pytest's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +35,29 @@ SUITES = {
 }
 """The markers of pyproject.toml that the plain run leaves out."""
 
+MAX_WORKERS = 4
+"""Each takes up to 2 GB: it has the pages, torch and a voice open."""
+IN_ONE_PROCESS = ("-m", "-s", "--capture=no", "--log-cli", "--pdb", "--trace", "--setup-")
+"""pytest's arguments, by their beginnings, that choose other suites or want to be watched."""
+
+
+def worker_arguments(arguments: list[str]) -> list[str]:
+    """Give what has pytest share the fast tests out to processes.
+
+    Each takes a stretch of neighbouring files, so that what a file has made is made once, and the
+    first to be done takes over from the others.
+
+    Args:
+        arguments: The others that pytest gets. A ``-n`` among them wins.
+    """
+    num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    watched = any(given.startswith(IN_ONE_PROCESS) for given in arguments)
+    is_off = any("no:xdist" in given for given in arguments)
+    has_files = any(given.partition("::")[0].endswith(".py") for given in arguments)
+    if watched or is_off or has_files or num_cores == 1:
+        return []
+    return ["-n", str(min(num_cores, MAX_WORKERS)), "--dist", "worksteal"]
+
 
 def pytest_arguments(arguments: list[str]) -> tuple[list[str], bool]:
     """Turn this command's arguments into pytest's.
@@ -44,10 +71,12 @@ def pytest_arguments(arguments: list[str]) -> tuple[list[str], bool]:
     parser.add_argument("--all", action="store_true", help="every test, whatever it needs")
     parser.add_argument("--no-install", action="store_true", help="use this Python as it is")
     options, rest = parser.parse_known_args(arguments)
+    install = not options.no_install
     chosen = [marker for marker in SUITES if getattr(options, marker)]
-    if options.all:
-        return ["-m", "", *rest], not options.no_install
-    return (["-m", " or ".join(chosen)] if chosen else []) + rest, not options.no_install
+    if chosen or options.all:
+        return ["-m", "" if options.all else " or ".join(chosen), *rest], install
+    can_share = install or importlib.util.find_spec("xdist") is not None
+    return [*(worker_arguments(rest) if can_share else []), *rest], install
 
 
 def main(arguments: list[str] | None = None) -> int:

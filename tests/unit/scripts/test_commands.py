@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,11 @@ PYTHON = Path(sys.executable)
 @pytest.mark.parametrize(
     ("given", "forwarded"),
     [
-        ([], []),
         (["--browser"], ["-m", "browser"]),
         (["--browser", "--wine", "-x"], ["-m", "browser or wine", "-x"]),
         (["--ray"], ["-m", "ray"]),
         (["--all"], ["-m", ""]),
-        (["-k", "cache", "tests/unit"], ["-k", "cache", "tests/unit"]),
+        (["-m", "load", "tests/unit"], ["-m", "load", "tests/unit"]),
     ],
 )
 def test_flags_choose_suites_and_the_rest_goes_to_pytest(
@@ -35,7 +35,68 @@ def test_flags_choose_suites_and_the_rest_goes_to_pytest(
 
 
 def test_no_install_is_not_forwarded() -> None:
-    assert test_command.pytest_arguments(["--no-install", "-q"]) == (["-q"], False)
+    arguments, install = test_command.pytest_arguments(["--no-install", "-q"])
+    assert arguments[-1] == "-q"
+    assert "--no-install" not in arguments
+    assert not install
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Give this machine so many cores."""
+
+    def have(num_cores: int) -> None:
+        taken = set(range(num_cores))
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: taken, raising=False)
+        monkeypatch.setattr("os.cpu_count", lambda: num_cores)
+
+    return have
+
+
+@pytest.mark.parametrize("given", [[], ["-x"], ["-k", "cache"], ["tests/unit"], ["-n", "0"]])
+def test_the_fast_tests_are_shared_by_as_many_processes_as_there_are_cores(
+    cores: Callable[[int], None], given: list[str]
+) -> None:
+    cores(2)
+    shared = ["-n", "2", "--dist", "worksteal"]
+    assert test_command.pytest_arguments(given) == ([*shared, *given], True)
+
+
+def test_many_cores_do_not_fill_the_memory_and_one_is_not_shared(
+    cores: Callable[[int], None],
+) -> None:
+    cores(64)
+    assert test_command.worker_arguments([])[:2] == ["-n", "4"]
+    cores(1)
+    assert test_command.worker_arguments([]) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--gpu"],
+        ["--all"],
+        ["-m", "slow"],
+        ["--pdb"],
+        ["-s"],
+        ["--log-cli-level=INFO"],
+        ["-p", "no:xdist"],
+        ["tests/unit/test_version.py"],
+        ["tests/unit/test_layering.py::test_x"],
+    ],
+)
+def test_other_suites_single_files_and_watched_runs_have_one_process(
+    cores: Callable[[int], None], given: list[str]
+) -> None:
+    cores(2)
+    assert "-n" not in test_command.pytest_arguments(given)[0]
+
+
+def test_a_python_without_the_sharing_runs_the_tests_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert test_command.pytest_arguments(["--no-install"]) == ([], False)
 
 
 def test_there_is_a_flag_for_each_marker_that_the_plain_run_leaves_out() -> None:
