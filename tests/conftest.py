@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from backend.app import create_app
+from backend.core.garbage import keep_for_good
 from backend.core.settings import Settings
 from tests.fakes import FAKE_INFO, FakeEngineClient, fake_codes
 
@@ -33,6 +34,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MakeSettings = Callable[..., Settings]
 AppClient = Callable[..., AbstractContextManager[TestClient]]
+
+
+def pytest_collection_finish() -> None:
+    """Spare the tests' many collections of garbage what was imported for all of them."""
+    keep_for_good()
 
 
 @pytest.fixture(autouse=True)

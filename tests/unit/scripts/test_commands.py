@@ -105,11 +105,15 @@ def test_there_is_a_flag_for_each_marker_that_the_plain_run_leaves_out() -> None
     assert markers == set(test_command.SUITES)
 
 
-def test_the_exit_code_is_pytests(tmp_path: Path) -> None:
+def test_the_exit_code_is_pytests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it takes seconds
+    plain = tmp_path / "pytest.ini"
+    plain.write_text("[pytest]\n", encoding="utf-8")
     failing = tmp_path / "test_failing.py"
     failing.write_text("def test_x(): assert False\n", encoding="utf-8")
-    assert test_command.main(["--no-install", "-q", "-p", "no:cacheprovider", str(failing)]) == 1
-    assert test_command.main(["--no-install", str(tmp_path / "nothing_here.py")]) == 4
+    given = ["--no-install", "-q", "-p", "no:cacheprovider", "-c", str(plain)]
+    assert test_command.main([*given, str(failing)]) == 1
+    assert test_command.main([*given, str(tmp_path / "nothing_here.py")]) == 4
 
 
 def test_every_check_runs_and_the_failed_ones_are_named(
