@@ -18,7 +18,9 @@ def set_allocator(settings: Settings, device: torch.device) -> None:
     Memory that came in fixed pieces keeps holes: of S1-mini with int4 keys and values a tenth.
     """
     if settings.expandable_memory and device.type == "cuda" and sys.platform == "linux":
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+        # the older name is deprecated where there is the newer one
+        older = torch.cuda.memory._set_allocator_settings
+        getattr(torch._C, "_accelerator_setAllocatorSettings", older)("expandable_segments:True")
 
 
 def set_backends(codec: CodecPrecision) -> tuple[str, ...]:

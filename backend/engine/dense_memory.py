@@ -65,13 +65,13 @@ def move_together(tensors: Iterable[Tensor], device: torch.device) -> None:
 
 def tensors_of(owners: Iterable[object]) -> Iterator[Tensor]:
     """Every tensor that ``owners`` hold, at any depth, once."""
-    seen: set[int] = set()
+    seen: dict[int, object] = {}
     waiting = list(owners)
     while waiting:
         each = waiting.pop()
         if id(each) in seen:
             continue
-        seen.add(id(each))
+        seen[id(each)] = each  # kept: the number of what has gone may be given again
         if isinstance(each, Tensor):
             yield each
             if each._base is not None:  # it holds what is viewed as well
