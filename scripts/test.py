@@ -53,10 +53,16 @@ def worker_arguments(arguments: list[str]) -> list[str]:
     num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     watched = any(given.startswith(IN_ONE_PROCESS) for given in arguments)
     is_off = any("no:xdist" in given for given in arguments)
-    has_files = any(given.partition("::")[0].endswith(".py") for given in arguments)
-    if watched or is_off or has_files or num_cores == 1:
+    if watched or is_off or any(map(_names_a_file, arguments)) or num_cores == 1:
         return []
     return ["-n", str(min(num_cores, MAX_WORKERS)), "--dist", "worksteal"]
+
+
+def _names_a_file(argument: str) -> bool:
+    """Also a folder that is not there, of which pytest says so only in one process."""
+    path = argument.partition("::")[0]
+    is_path = path.endswith(".py") or ("/" in path and not path.startswith("-"))
+    return is_path and not (ROOT / path).is_dir()
 
 
 def pytest_arguments(arguments: list[str]) -> tuple[list[str], bool]:

@@ -81,6 +81,7 @@ def test_many_cores_do_not_fill_the_memory_and_one_is_not_shared(
         ["-s"],
         ["--log-cli-level=INFO"],
         ["-p", "no:xdist"],
+        ["tests/no_such_folder"],
         ["tests/unit/test_version.py"],
         ["tests/unit/test_layering.py::test_x"],
     ],
