@@ -17,8 +17,10 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_RUNS_BEFORE_CAPTURE = 1
-"""Kernels are compiled or loaded, and libraries take their workspaces, in the first run."""
+RUNS_BEFORE_CAPTURE = 2
+"""Kernels are compiled and libraries take their workspaces in the first runs."""
+RUNS_OF_OWN_KERNELS = 1
+"""Of steps that use no libraries and whose kernels are compiled: one run loads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class GraphRoom:
         current.wait_stream(self.stream)
 
     def capture(
-        self, step: Callable[[], T], num_runs: int = _RUNS_BEFORE_CAPTURE
+        self, step: Callable[[], T], num_runs: int = RUNS_BEFORE_CAPTURE
     ) -> tuple[torch.cuda.CUDAGraph, T]:
         """Run ``step`` a few times, then capture it.
 
@@ -109,14 +111,16 @@ class GraphRoom:
         return graph, result
 
 
-def captured(step: Callable[[], T], room: GraphRoom) -> Callable[[], T]:
+def captured(
+    step: Callable[[], T], room: GraphRoom, num_runs: int = RUNS_BEFORE_CAPTURE
+) -> Callable[[], T]:
     """Capture ``step`` in ``room``, see ``GraphRoom.capture``.
 
     Returns:
         The replay, or ``step`` itself where there is no memory for one; a warning tells so.
     """
     try:
-        graph, result = room.capture(step)
+        graph, result = room.capture(step, num_runs)
     except torch.OutOfMemoryError:
         _log.warning(
             "no memory for a CUDA graph of the transformer: this size runs eagerly, which is "

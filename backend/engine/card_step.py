@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.engine.attention import MaskedAttention, StepPlan
-from backend.engine.capture import captured
+from backend.engine.capture import RUNS_BEFORE_CAPTURE, RUNS_OF_OWN_KERNELS, captured
 from backend.engine.compiling import DECODE_LAYERS, not_compiled
 from backend.engine.compute import CARD_BATCH_SIZES
 
@@ -139,6 +139,7 @@ def choose_card_step(
     steps = BoundSteps(
         _fused_maker(decoder, model, resident_rows, batch_rows), decoder, room, _compile_chains,
         batch_sizes=sizes, boundless_rows=max(resident_rows, only_size or 0),
+        num_runs=RUNS_OF_OWN_KERNELS,
     )  # fmt: skip
     return CardStep(steps.run, steps.warm_up, sizes, notes, resident_rows, lands_codes=True)
 
@@ -153,6 +154,7 @@ class BoundSteps:
         compile_ahead: Compiles what bound steps start, without starting it.
         batch_sizes: Of the steps that are made, rising.
         boundless_rows: Steps of up to so many rows serve any length.
+        num_runs: Of a step before it is captured.
     """
 
     def __init__(
@@ -164,7 +166,9 @@ class BoundSteps:
         *,
         batch_sizes: tuple[int, ...] = CARD_BATCH_SIZES,
         boundless_rows: int = 0,
+        num_runs: int = RUNS_BEFORE_CAPTURE,
     ) -> None:
+        self._num_runs = num_runs
         self._batch_sizes = batch_sizes
         self._boundless_rows = boundless_rows
         self._make = make
@@ -213,7 +217,7 @@ class BoundSteps:
 
     def _captured(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         # every row is the scratch slot, so no sequence is touched
-        return step if self._room is None else captured(step, self._room)
+        return step if self._room is None else captured(step, self._room, self._num_runs)
 
 
 def _plain_maker(decoder: FrameDecoder) -> Callable[[Tensor, StepPlan], Callable[[], Tensor]]:

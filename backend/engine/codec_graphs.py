@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     """Codes ``[B, K, f]``, rows and lengths ``[B]`` to samples ``[B, S]``, all on the device."""
 
 _log = logging.getLogger(__name__)
-_RUNS_BEFORE_CAPTURE = 2
+_RUNS_BEFORE_CAPTURE = 3
 """Libraries choose algorithms and take workspaces in their first runs, which a capture forbids."""
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
-from backend.engine.capture import captured
+from backend.engine.capture import RUNS_OF_OWN_KERNELS, captured
 from backend.engine.kernels.launch import compile_ahead
 from backend.engine.kernels.linear import norm_rows
 from backend.engine.kernels.prompt import (
@@ -139,7 +139,7 @@ class FusedPrefill:
             step = partial(self._layers, packed, bucket)
             self._bound[bucket] = (
                 packed,
-                step if self._room is None else captured(step, self._room),
+                step if self._room is None else captured(step, self._room, RUNS_OF_OWN_KERNELS),
             )
         return self._bound[bucket]
 
