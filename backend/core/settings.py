@@ -119,8 +119,8 @@ class Settings(BaseSettings):
     to 8 slots, where that costs least. Needs `FUSED_KERNELS`. On a CPU it is always so."""
 
     compile_ahead: bool = True
-    """On a card: compile kernels on all cores from the first moment of a start. With a cache of
-    them, which every start leaves behind, it makes no difference."""
+    """On a card: compile kernels on all cores from the first moment of a start. They stay in
+    Triton's cache, so later starts have little to compile."""
 
     cuda_graphs: bool = True
     """Capture the engine's steps as CUDA graphs: one start for hundreds of kernels. `false` starts

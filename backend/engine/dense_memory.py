@@ -8,6 +8,7 @@ back in a row.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     _Place: TypeAlias = tuple[int, torch.Size, tuple[int, ...]]
     """Of a view: offset, sizes and strides."""
 
+_log = logging.getLogger(__name__)
+
 MOST_WASTE = 0.1
-"""Share of a card's memory that may lie unused before it is worth half a second of a start."""
+"""Share of the memory taken that may lie unused before weights are moved."""
 
 
 def make_dense(device: torch.device, owners: Iterable[object]) -> None:
@@ -39,6 +42,7 @@ def make_dense(device: torch.device, owners: Iterable[object]) -> None:
     torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
     held, taken = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     if taken - held > MOST_WASTE * taken:
+        _log.info("weights are moved together: %d MiB between them", (taken - held) >> 20)
         move_together(tensors_of(owners), device)
 
 
@@ -49,15 +53,15 @@ def move_together(tensors: Iterable[Tensor], device: torch.device) -> None:
     for tensor in tensors:
         if tensor.device == device and not lies_on_host(tensor):
             sharing.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
-    moved: list[tuple[Tensor, list[tuple[Tensor, _Place]]]] = []
-    for group in sharing.values():
-        content = _bytes_of(group[0]).to("cpu", copy=True)
-        moved.append((content, [(each, _place_of(each)) for each in group]))
-        for each in group:
+    groups = [[(each, _place_of(each)) for each in group] for group in sharing.values()]
+    # first all of it: if the host has no room, nothing has changed
+    contents = [_bytes_of(group[0][0]).to("cpu", copy=True) for group in groups]
+    for group in groups:
+        for each, _ in group:
             each.data = each.data.new_empty(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # noqa: TID251 - once, before any request
-    for content, group in moved:
+    for content, group in zip(contents, groups, strict=True):
         storage = content.to(device, copy=True).untyped_storage()
         for each, place in group:
             each.data = each.data.new_empty(0).set_(storage, *place)

@@ -165,7 +165,7 @@ def finish_frame(
     A slot whose sequence ends stays as it was, but for its count of steps.
 
     Args:
-        landing_ptr: ``[B, K]`` int64, pinned: a copy afterwards would come ten microseconds later.
+        landing_ptr: ``[B, K]`` int64, pinned, so that no copy has to follow the step.
     """
     if PDL:
         gdc_launch_dependents()
