@@ -108,8 +108,9 @@ def begin_decoder(start: CompileStart, settings: Settings, config: CodecConfig) 
         if ops.decode is None or why_not_fused(codec) is not None:
             return
         plan = fused_plan(
-            settings.chunk_size, batching=settings.codec_batching, has_graphs=settings.cuda_graphs
-        )
+            settings.chunk_size, num_slots,
+            batching=settings.codec_batching, has_graphs=settings.cuda_graphs,
+        )  # fmt: skip
         fused = FusedDecoder(codec, ops.decode)
         fused.compile_for(plan.sizes(num_slots), fused.new_pool(num_slots + 1))
 

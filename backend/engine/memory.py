@@ -58,7 +58,8 @@ _LIBRARY_BYTES_A_STREAM = 32 * _MIB
 _STEP_BUFFER_BYTES = 48 * _MIB
 """What the captured steps and prompts keep of their own."""
 _ON_CARD = {"decode": 22, "encode": 8}
-"""Tensors of full rate a card keeps room for, measured: what cuDNN needs is among them."""
+"""Tensors of full rate a card keeps room for, measured: what cuDNN needs is among them. Batches of
+the fused decoder may have twice as many frames: it needs less than half as many tensors."""
 
 
 @dataclass(frozen=True, slots=True)

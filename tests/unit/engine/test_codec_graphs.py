@@ -128,6 +128,15 @@ def test_the_fused_decoder_takes_pieces_of_unequal_length_together(captured):
         assert max(frames for _, frames in capture.replayed) == 32
 
 
+def test_a_crowd_in_the_fused_decoder_sounds_as_each_alone():
+    codec, capture = tiny_codec(), BoundOnCpu()
+    fused = FusedDecoder(codec, TorchOps())
+    decoder = prepared(StreamDecoder(codec, 35, 32, capture=capture, fused=fused))
+    assert_whole(codec, decoder, 35, [1, 3, 11])
+    # twice as many frames together as where there are few slots
+    assert capture.replayed[-2:] == [(32, 8), (4, 8)]
+
+
 def test_nothing_is_captured_while_streams_wait(codec):
     capture = BoundOnCpu()
     decoder = StreamDecoder(codec, 4, 8, capture=capture)

@@ -16,6 +16,7 @@ from backend.engine.decode_frames import (
     MOST_FRAMES_ON_CPU,
     DecodePlan,
     StreamDecoder,
+    fused_plan,
 )
 from backend.models.codec.codec import Codec
 from backend.models.codec.weights import load_codec
@@ -173,3 +174,15 @@ def test_a_plan_covers_every_frame_once_in_order(max_frames, batching, fixed_len
             assert piece.start == done[piece.stream]
             done[piece.stream] = piece.stop
     assert done == lengths
+
+
+@pytest.mark.parametrize(("num_slots", "together"), [(4, 128), (16, 128), (17, 256), (128, 256)])
+def test_engines_of_many_slots_decode_more_frames_together_and_a_file_as_before(
+    num_slots, together
+):
+    plan = fused_plan(32, num_slots, batching=True, has_graphs=True)
+    [sizes] = {tuple(len(pieces) for pieces in plan.batches([8] * 64))}
+    assert sizes == (together // 8,) * (512 // together)
+    file = [(piece.stop - piece.start) for pieces in plan.batches([216]) for piece in pieces]
+    assert file == [128, 88]
+    assert max(batch * frames for batch, frames in plan.sizes(num_slots)) <= together

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from backend.core.errors import ConfigurationError
 from backend.core.settings import read_settings
 from backend.engine import memory
 from backend.engine.codec_setup import choose_codec_setup
+from backend.engine.decode_frames import fused_plan
 from backend.engine.host_memory import (
     available_host_bytes,
     container_available,
@@ -20,7 +22,11 @@ from backend.engine.host_memory import (
 from backend.engine.loaded_model import LoadedModel
 from backend.engine.memory import MemoryPlan, fitting_changes, free_budget, plan_for, require_fit
 from backend.engine.precision import choose_precision
+from backend.engine.twins import codec_twin
 from backend.models.codec.config import S1_MINI as S1_CODEC
+from backend.models.codec.fused.network import DecoderNetwork
+from backend.models.codec.fused.ops import TorchOps
+from backend.models.codec.fused.state import Streams
 from backend.models.config import DualARConfig
 from backend.opt_engine import OptimizedEngine
 from tests.parity.full_checkpoint import S1_MINI
@@ -48,6 +54,28 @@ def s1_plan(**values: object) -> MemoryPlan:
         codec_dtype=torch.float16,
     )
     return replace(plan, **values)
+
+
+class CountedOps(TorchOps):
+    """Operations that take memory and do nothing else."""
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+
+    def room(self, shape: tuple[int, int, int], like: torch.Tensor) -> torch.Tensor:
+        room = super().room(shape, like)
+        self._count(room.nbytes)
+        weakref.finalize(room, self._count, -room.nbytes)
+        return room
+
+    def _count(self, num_bytes: int) -> None:
+        self.live += num_bytes
+        self.peak = max(self.peak, self.live)
+
+    def _nothing(self, *_: object, **__: object) -> None:
+        pass
+
+    look_up = product = depthwise = attend = sound = _nothing  # pyright: ignore[reportAssignmentType]
 
 
 def held_bytes(module: torch.nn.Module) -> int:
@@ -200,3 +228,18 @@ def test_keys_and_values_in_fewer_bits_take_a_half_and_a_quarter() -> None:
     scales = 28 * 2 * 8 * 2  # one float16 a head of keys and of values
     assert half == whole // 2 + scales
     assert quarter == whole // 4 + scales
+
+
+@pytest.mark.parametrize("chunk_size", [8, 32, 512])
+@pytest.mark.parametrize("num_slots", [4, 128])
+def test_the_fused_decoder_keeps_to_the_plan_of_the_modules(chunk_size: int, num_slots: int):
+    network = DecoderNetwork(codec_twin(S1_CODEC, torch.float16, "decode"))
+    plan = fused_plan(chunk_size, num_slots, batching=True, has_graphs=True)
+    batch, frames = max(plan.sizes(num_slots), key=lambda size: size[0] * size[1])
+    rows = torch.zeros(batch, dtype=torch.int64, device="meta")
+    ops = CountedOps()
+    codes = rows.new_zeros(batch, network.config.num_codebooks, frames)
+    network.run(ops, codes, Streams(network.new_pool(1), rows, rows))
+    planned = s1_plan(chunk_frames=chunk_size).workspace_bytes
+    # once in the room of the graphs, and once beside it while a size has no graph
+    assert 0 < 2 * ops.peak <= planned
