@@ -250,7 +250,6 @@ class OptimizedEngine:
         """Go on as if ``codes`` ``[K]`` had been drawn last: to compare what comes behind it."""
         self._state.replace_frame(slot, codes, self._model.tokenizer.semantic_begin_id)
 
-    @torch.inference_mode()
     def decode_frames(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Turn the next frames of several slots into ``[F * frame_length]`` float32 samples each.
 
@@ -263,11 +262,9 @@ class OptimizedEngine:
         """Whether steps of so many rows leave the codec room on the device (``NUM_STREAMS``)."""
         return self._has_codec_lane and num_rows > max(1, self._steps.resident_rows)
 
-    @torch.inference_mode()
     def begin_frames(self, chunks: Sequence[FrameChunk]) -> FramesInWork:
         """Begin what ``decode_frames`` does; the samples are collected later."""
-        for chunk in chunks:
-            self._slots[chunk.slot]  # a slot that is not taken is an error
+        self._slots.require([chunk.slot for chunk in chunks])
         return self._streams.begin(chunks)
 
     def release(self, slot: int) -> None:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 
+from backend.engine.codec_batches import StepInput, unpacked
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -57,7 +59,7 @@ class Capture(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A replay and its input: ``[B * K * f + 2 * B]`` int64: codes, rows, lengths."""
+    """A replay and its input, which is ``StepInput.packed`` on the device."""
 
     packed: Tensor
     replay: Replay
@@ -127,34 +129,32 @@ class CodecGraphs:
         """Replays that exist. At most one per bucket of batch and length of piece."""
         return sum(bound is not None for bound in self._bound.values())
 
-    def run(self, codes: Tensor, rows: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Advance ``rows`` by their next frames.
-
-        Args:
-            codes: ``[B, K, f]`` int64 on the host.
-            rows: B rows of the state, none twice.
-            lengths: How many of the f frames each row has.
-
-        Returns:
-            ``[B or more, S]`` on the device: the first B rows are the samples. Valid until the
-            next call.
+    def input_for(self, batch: int, frames: int) -> StepInput:
+        """Room for the next ``frames`` of ``batch`` rows; rows behind them are filled up.
 
         Raises:
             ValueError: The batch exceeds the last bucket.
         """
-        batch, frames = codes.shape[0], codes.shape[2]
         bound = self._bound_for(batch, frames)
+        num_rows = batch if bound is None else bound.num_rows
+        given = StepInput.new(num_rows, self._num_codebooks, frames, self._device)
+        if num_rows > batch:
+            given.fill_up(batch, self._scratch_row)
+        return given
+
+    def run(self, given: StepInput) -> Tensor:
+        """Advance rows by their next frames.
+
+        Args:
+            given: What ``input_for`` gave last.
+
+        Returns:
+            ``[B, S]`` samples on the device, valid until the next call.
+        """
+        bound = self._bound.get((given.codes.shape[0], given.codes.shape[2]))
         if bound is None:
-            numbers = torch.tensor([rows, lengths], device=self._device)
-            return self._step(codes.to(self._device), numbers[0], numbers[1])
-        missing = bound.num_rows - batch
-        packed = torch.zeros(
-            bound.packed.shape[0], dtype=torch.int64, pin_memory=self._device.type == "cuda"
-        )
-        packed[: codes.numel()] = codes.flatten()
-        filled = [*rows, *[self._scratch_row] * missing, *lengths, *[frames] * missing]
-        packed[-len(filled) :] = torch.tensor(filled)
-        bound.packed.copy_(packed, non_blocking=True)
+            return self._step(*given.on(self._device))
+        bound.packed.copy_(given.packed, non_blocking=True)
         return bound.replay()
 
     def prepare(self, batch: int, frames: int) -> None:
@@ -191,12 +191,14 @@ class CodecGraphs:
         return next((bound for bound in found if bound is not None), None)
 
     def _captured(self, batch: int, frames: int) -> _Bound | None:
-        num_codes = batch * self._num_codebooks * frames
-        packed = torch.zeros(num_codes + 2 * batch, dtype=torch.int64, device=self._device)
-        packed[num_codes : num_codes + batch] = self._scratch_row
-        packed[num_codes + batch :] = frames
+        packed = torch.zeros(
+            batch * (self._num_codebooks * frames + 2), dtype=torch.int64, device=self._device
+        )
+        codes, rows, lengths = unpacked(packed, batch, self._num_codebooks)
+        rows.fill_(self._scratch_row)
+        lengths.fill_(frames)
         try:
-            replay = self._capture(self._step, *self._unpacked(packed, batch, frames))
+            replay = self._capture(self._step, codes, rows, lengths)
         except torch.OutOfMemoryError:
             _log.warning(
                 "no memory for a CUDA graph of the codec (%d streams, %d frames): they run "
@@ -206,7 +208,3 @@ class CodecGraphs:
             )
             return None
         return _Bound(packed, replay, batch)
-
-    def _unpacked(self, packed: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        codes, rows, lengths = packed.split((packed.shape[0] - 2 * batch, batch, batch))
-        return codes.view(batch, self._num_codebooks, frames), rows, lengths

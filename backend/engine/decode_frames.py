@@ -7,14 +7,18 @@ decoded as one batch, and a stream's samples depend neither on the cuts nor on i
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from backend.engine.codec_batches import Batch, Piece, StepInput
 from backend.engine.codec_graphs import CodecGraphs
+from backend.engine.codec_steps import FusedSteps, PlainSteps
 from backend.engine.lanes import FramesInWork, lane_of
 
 if TYPE_CHECKING:
@@ -25,11 +29,10 @@ if TYPE_CHECKING:
 
     from backend.core.contract import FrameChunk
     from backend.engine.codec_graphs import Capture
+    from backend.engine.codec_steps import CodecSteps
     from backend.engine.lanes import Lane
     from backend.models.codec.codec import Codec
     from backend.models.codec.fused.decoder import FusedDecoder
-    from backend.models.codec.fused.state import FusedPool
-    from backend.models.codec.state_pool import StatePool
 
 FIRST_FRAMES = 2
 """Pieces of a stream's beginning: graphs of all batch sizes are there from the start."""
@@ -61,20 +64,6 @@ make the table grow."""
 def most_frames_together(max_frames: int) -> int:
     """Frames of all streams of a batch of the codec's modules, a stream having ``max_frames``."""
     return min(MOST_FRAMES_AT_ONCE, CHUNKS_AT_ONCE * max_frames)
-
-
-class Piece(NamedTuple):
-    """Frames of one stream that are decoded in one go.
-
-    Attributes:
-        stream: Index of the stream in the call.
-        start: First frame.
-        stop: End of the frames.
-    """
-
-    stream: int
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +127,7 @@ class DecodePlan:
             return longest
         if not (self.fixed_lengths or self.filling):
             return longest
-        return max(size for size in FRAME_BUCKETS if size <= longest)
+        return FRAME_BUCKETS[bisect_right(FRAME_BUCKETS, longest) - 1]
 
     def _most_streams(self, size: int) -> int:
         if not self.batching:
@@ -156,7 +145,18 @@ def fused_plan(max_frames: int, num_slots: int, *, batching: bool, has_graphs: b
 
 def _bucket_of(frames: int) -> int:
     """Give the smallest of ``FRAME_BUCKETS`` that holds ``frames``, or the largest."""
-    return next((size for size in FRAME_BUCKETS if size >= frames), FRAME_BUCKETS[-1])
+    return FRAME_BUCKETS[min(bisect_left(FRAME_BUCKETS, frames), len(FRAME_BUCKETS) - 1)]
+
+
+@lru_cache(maxsize=64)
+def _batches_of(plan: DecodePlan, lengths: tuple[int, ...]) -> tuple[Batch, ...]:
+    """How a call of streams with ``lengths`` frames is decoded."""
+    starts = (0, *accumulate(lengths))
+    found: list[Batch] = []
+    for pieces in plan.batches(lengths):
+        longest = max(piece.stop - piece.start for piece in pieces)
+        found.append(Batch.of(pieces, plan.frames_of(longest), starts))
+    return tuple(found)
 
 
 class StreamDecoder:
@@ -186,22 +186,23 @@ class StreamDecoder:
         self._codec = codec
         self._device = codec.device
         self._lane = lane or lane_of(self._device)
-        self._steps: _Steps
+        self._steps: CodecSteps
         if fused is None:
-            self._steps = _PlainSteps(codec, num_slots + 1)
+            self._steps = PlainSteps(codec, num_slots + 1)
             is_bound_by_caches = self._device.type == "cpu" and capture is None
             most_frames = most_frames_together(max_frames)
             if is_bound_by_caches:
                 most_frames = min(MOST_FRAMES_ON_CPU, most_frames)
             self._plan = DecodePlan(max_frames, batching, capture is not None, most_frames)
         else:
-            self._steps = _FusedSteps(fused, num_slots + 1)
+            self._steps = FusedSteps(fused, num_slots + 1)
             self._plan = fused_plan(
                 max_frames, num_slots, batching=batching, has_graphs=capture is not None
             )
         self._frames: dict[int, int] = {}
         """Frames decoded so far of each open slot."""
         self._num_slots = num_slots
+        self._num_positions = FIRST_POSITIONS
         codec.reserve_positions(FIRST_POSITIONS)
         self._graphs: CodecGraphs | None = None
         if capture is not None:
@@ -278,116 +279,55 @@ class StreamDecoder:
 
     def _queue(self, chunks: Sequence[FrameChunk]) -> list[NDArray[np.float32]]:
         """Start everything; the arrays given are filled when the lane has got there."""
-        self._open_new(chunks)
-        frame_length = self._codec.frame_length
-        lengths = [chunk.codes.shape[1] for chunk in chunks]
-        starts = np.cumsum([0, *lengths]).tolist()
-        on_host = torch.empty(
-            starts[-1] * frame_length, pin_memory=self._device.type == "cuda"
-        ).view(-1, frame_length)
-        for pieces in self._plan.batches(lengths):
-            samples = self._run(chunks, pieces).unflatten(1, (-1, frame_length))
-            places = [(starts[p.stream] + p.start, starts[p.stream] + p.stop) for p in pieces]
-            _copy_rows(samples, places, on_host)
-        for chunk, length in zip(chunks, lengths, strict=True):
-            self._frames[chunk.slot] += length
+        slots, lengths = self._opened(chunks)
+        codes, rows = [chunk.codes for chunk in chunks], np.array(slots)
+        frame_length, is_pinned = self._codec.frame_length, self._device.type == "cuda"
+        on_host = torch.empty(sum(lengths), frame_length, pin_memory=is_pinned)
+        for batch in _batches_of(self._plan, lengths):
+            given = self._input_for(batch)
+            batch.write(codes, rows, given)
+            batch.fetch(self._run(given).unflatten(1, (-1, frame_length)), on_host)
+        for slot, length in zip(slots, lengths, strict=True):
+            self._frames[slot] += length
         heard = on_host.view(-1).numpy()
-        return [heard[a * frame_length : b * frame_length] for a, b in pairwise(starts)]
+        ends = accumulate(lengths, initial=0)
+        return [heard[a * frame_length : b * frame_length] for a, b in pairwise(ends)]
 
-    def _open_new(self, chunks: Sequence[FrameChunk]) -> None:
-        """Check everything before any stream moves; open what is new."""
-        num_codebooks = self._codec.num_codebooks
-        if len({chunk.slot for chunk in chunks}) < len(chunks):
+    def _opened(self, chunks: Sequence[FrameChunk]) -> tuple[list[int], tuple[int, ...]]:
+        """Check everything before any stream moves, open what is new; give slots and lengths."""
+        slots = [chunk.slot for chunk in chunks]
+        shapes = [chunk.codes.shape for chunk in chunks]
+        if len(set(slots)) < len(slots):
             raise ValueError("a slot occurs twice in one call")
-        for chunk in chunks:
-            if chunk.codes.ndim != 2 or chunk.codes.shape[0] != num_codebooks:
-                raise ValueError(
-                    f"codes must be [{num_codebooks}, F > 0], got {list(chunk.codes.shape)}"
-                )
-            if chunk.codes.shape[1] == 0:
+        num_codebooks = self._codec.num_codebooks
+        for shape in set(shapes):
+            if len(shape) != 2 or shape[0] != num_codebooks:
+                raise ValueError(f"codes must be [{num_codebooks}, F > 0], got {list(shape)}")
+            if shape[1] == 0:
                 raise ValueError(f"codes must be [{num_codebooks}, F > 0], got no frames")
-        for chunk in chunks:
-            if chunk.slot not in self._frames:
-                self.open(chunk.slot)
-        longest = max((self._frames[c.slot] + c.codes.shape[1] for c in chunks), default=0)
-        if self._codec.reserve_positions(longest) and self._graphs is not None:
-            self._graphs.clear()
+        for slot in slots:
+            if slot not in self._frames:
+                self.open(slot)
+        lengths = tuple([shape[1] for shape in shapes])
+        if slots:  # no stream gets longer than that
+            self._reserve(max(map(self._frames.__getitem__, slots)) + max(lengths))
+        return slots, lengths
 
-    def _run(self, chunks: Sequence[FrameChunk], pieces: Sequence[Piece]) -> Tensor:
-        """Decode one batch; the samples are valid until the next."""
-        sizes = [piece.stop - piece.start for piece in pieces]
-        rows = [chunks[piece.stream].slot for piece in pieces]
-        shape = (len(pieces), self._codec.num_codebooks, self._plan.frames_of(max(sizes)))
-        batch = np.zeros(shape, np.int64)
-        for row, piece, size in zip(batch, pieces, sizes, strict=True):
-            row[:, :size] = chunks[piece.stream].codes[:, piece.start : piece.stop]
-        codes = torch.from_numpy(batch)
+    def _reserve(self, num_positions: int) -> None:
+        """Make room for streams of so many frames."""
+        if num_positions > self._num_positions:
+            self._num_positions = num_positions
+            if self._codec.reserve_positions(num_positions) and self._graphs is not None:
+                self._graphs.clear()
+
+    def _input_for(self, batch: Batch) -> StepInput:
+        num_rows, num_frames = len(batch.pieces), batch.num_frames
         if self._graphs is not None:
-            return self._graphs.run(codes, rows, sizes)
-        numbers = torch.tensor([rows, sizes], device=self._device)
-        return self._steps(codes.to(self._device), numbers[0], numbers[1])
+            return self._graphs.input_for(num_rows, num_frames)
+        return StepInput.new(num_rows, self._codec.num_codebooks, num_frames, self._device)
 
-
-def _copy_rows(samples: Tensor, places: Sequence[tuple[int, int]], on_host: Tensor) -> None:
-    """Copy the frames of each row to its place ``(start, stop)``, at once where they adjoin.
-
-    Args:
-        samples: ``[B or more, f, frame_length]`` on the device; of a row its first frames count.
-        places: Of the first B rows.
-        on_host: ``[F, frame_length]``, which the device can write to while the host goes on.
-    """
-    start, size = places[0][0], places[0][1] - places[0][0]
-    if places == [(start + i * size, start + (i + 1) * size) for i in range(len(places))]:
-        joined = samples[: len(places), :size]
-        on_host[start : places[-1][1]].view_as(joined).copy_(joined, non_blocking=True)
-        return
-    for row, (first, stop) in zip(samples, places, strict=False):
-        on_host[first:stop].copy_(row[: stop - first], non_blocking=True)
-
-
-class _Steps(Protocol):
-    """A codec's streaming step and the streams it goes through."""
-
-    @property
-    def pool(self) -> StatePool | FusedPool:
-        """The streams."""
-        ...
-
-    def __call__(self, codes: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Turn the next frames ``codes [B, K, f]`` of ``rows`` into ``[B, S]`` samples."""
-        ...
-
-    def make_ready(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Compile what these batches and frames need."""
-        ...
-
-
-class _PlainSteps:
-    """The step of the codec's modules; all streams of a batch have equally many frames."""
-
-    def __init__(self, codec: Codec, num_rows: int) -> None:
-        self._codec = codec
-        self.pool = codec.new_pool(num_rows)
-        codec.quantizer.fold_lookups()
-
-    def __call__(self, codes: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-        if codes.shape[0] == 1 and not codes.is_cuda:  # in place, nothing is copied
-            return self._codec.decode_stream(codes, self.pool.row(int(rows[0])))
-        return self._codec.decode_rows(codes, self.pool, rows)
-
-    def make_ready(self, sizes: Sequence[tuple[int, int]]) -> None:
-        pass
-
-
-class _FusedSteps:
-    """The step of the fused decoder."""
-
-    def __init__(self, fused: FusedDecoder, num_rows: int) -> None:
-        self._fused = fused
-        self.pool = fused.new_pool(num_rows)
-
-    def __call__(self, codes: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-        return self._fused.decode_rows(codes, self.pool, rows, lengths)
-
-    def make_ready(self, sizes: Sequence[tuple[int, int]]) -> None:
-        self._fused.compile_for(sizes, self.pool)
+    def _run(self, given: StepInput) -> Tensor:
+        """Decode one batch; the samples are valid until the next."""
+        if self._graphs is not None:
+            return self._graphs.run(given)
+        return self._steps(*given.on(self._device))

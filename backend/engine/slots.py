@@ -13,6 +13,8 @@ from backend.engine.noise import seed_word
 from backend.engine.sampling import RowSampling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -146,6 +148,12 @@ class SlotPool:
         slot = self[slot_idx]
         slot.clear()
         self._free[slot_idx] = self._taken.pop(slot_idx)
+
+    def require(self, slots: Sequence[int]) -> None:
+        """Refuse slots that are not taken with a ``KeyError``."""
+        if not self._taken.keys() >= set(slots):
+            for slot_idx in slots:
+                self[slot_idx]
 
     def __getitem__(self, slot_idx: int) -> Slot:
         slot = self._taken.get(slot_idx)

@@ -155,11 +155,17 @@ def test_a_larger_capture_serves_until_the_right_one_is_there():
     capture, step = BoundOnCpu(), lambda codes, rows, lengths: codes[:, 0].float()
     graphs = CodecGraphs(step, 4, 9, (1, 2, 4), torch.device("cpu"), capture)
     graphs.prepare(4, 1)
-    codes = torch.arange(8).view(2, 4, 1)
-    assert graphs.run(codes, [0, 1], [1, 1])[:2].tolist() == [[0.0], [4.0]]
+
+    def run_pair() -> Tensor:
+        given = graphs.input_for(2, 1)
+        given.codes[:2] = np.arange(8).reshape(2, 4, 1)
+        given.rows[:2], given.lengths[:2] = (0, 1), 1
+        return graphs.run(given)
+
+    assert run_pair()[:2].tolist() == [[0.0], [4.0]]
     assert capture.replayed == [(4, 1)]
     assert graphs.prepare_one()  # the size that was missing
-    graphs.run(codes, [0, 1], [1, 1])
+    run_pair()
     assert capture.replayed == [(4, 1), (2, 1)]
     assert not graphs.prepare_one()
 
@@ -210,4 +216,4 @@ def test_a_batch_beyond_the_last_bucket_is_refused():
         lambda codes, rows, lengths: codes, 4, 9, (1, 2), torch.device("cpu"), BoundOnCpu()
     )
     with pytest.raises(ValueError, match="at most 2"):
-        graphs.run(torch.zeros(3, 4, 1, dtype=torch.int64), [0, 1, 2], [1, 1, 1])
+        graphs.input_for(3, 1)

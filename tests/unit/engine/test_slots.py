@@ -26,3 +26,11 @@ def test_a_slot_that_comes_back_is_the_next_one_taken_and_knows_nothing():
 def test_a_slot_that_was_never_taken_is_an_error():
     with pytest.raises(KeyError, match="slot 0 is not taken"):
         SlotPool(1)[0]
+
+
+def test_slots_that_are_required_must_all_be_taken():
+    pool = SlotPool(3)
+    pool.require([])
+    pool.require([pool.take(), pool.take()])
+    with pytest.raises(KeyError, match="slot 2 is not taken"):
+        pool.require([1, 2])
