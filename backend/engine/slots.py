@@ -122,9 +122,11 @@ class SlotPool:
 
     Attributes:
         max_slots: Most there can be.
+        num_changes: Times that a slot was taken or freed.
     """
 
     max_slots: int
+    num_changes: int = 0
     _taken: dict[int, Slot] = field(default_factory=dict[int, Slot])
     _free: dict[int, Slot] = field(default_factory=dict[int, Slot])
 
@@ -141,6 +143,7 @@ class SlotPool:
         else:
             raise GenerationError(f"all {self.max_slots} slots are taken")
         self._taken[slot_idx] = slot
+        self.num_changes += 1
         return slot_idx
 
     def give_back(self, slot_idx: int) -> None:
@@ -148,6 +151,7 @@ class SlotPool:
         slot = self[slot_idx]
         slot.clear()
         self._free[slot_idx] = self._taken.pop(slot_idx)
+        self.num_changes += 1
 
     def require(self, slots: Sequence[int]) -> None:
         """Refuse slots that are not taken with a ``KeyError``."""
@@ -165,3 +169,4 @@ class SlotPool:
         """Free the memory of all slots."""
         self._taken.clear()
         self._free.clear()
+        self.num_changes += 1

@@ -6,8 +6,8 @@ rows (other numbers take other code paths), so batches are filled up to sizes of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from backend.engine.sampling import has_cut, has_penalty
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from backend.engine.exchange import Exchange
@@ -26,9 +27,28 @@ if TYPE_CHECKING:
     from backend.engine.slots import SlotPool
 
 
-@dataclass(frozen=True, slots=True)
+class _Batch(NamedTuple):
+    """Slots that go together."""
+
+    slots: list[int]
+    size: int
+    plan: StepPlan
+
+
+class _Ahead(NamedTuple):
+    """What the next step takes, if it is for these slots and nobody takes or frees one before."""
+
+    slots: tuple[int, ...]
+    num_changes: int
+    batches: list[_Batch]
+
+
+@dataclass(slots=True)
 class Stepper:
     """Steps slots in batches.
+
+    A card waits while the host looks at limits and lengths before a step. So that is done for the
+    next step of the same slots while this one is on its way.
 
     Attributes:
         run: ``FrameDecoder.step``, or a replay of it.
@@ -52,6 +72,7 @@ class Stepper:
     batch_sizes: tuple[int, ...]
     bound_of: Callable[[int], int] = int
     knows_rows: bool = True
+    _ahead: _Ahead | None = field(default=None, init=False)
 
     def step(self, slots: Sequence[int]) -> list[StepResult]:
         """Make one frame for each of ``slots``, in their order.
@@ -59,15 +80,36 @@ class Stepper:
         Raises:
             GenerationError: A slot was opened without a prompt.
         """
-        able, lengths = self._able(slots)
-        most = self.batch_sizes[-1]
+        batches, self._ahead = self._batches_for(slots), None
         made: list[StepResult] = []
-        for start in range(0, len(able), most):
-            made += self._step_batch(able[start : start + most], lengths[start : start + most])
+        for batch in batches:
+            frames, results = self._begin(batch)
+            if batch is batches[-1]:
+                self._look_ahead(slots)
+            made += self._collect(batch, frames, results)
         if len(made) == len(slots):
             return made
-        results = {result.slot: result for result in made}
-        return [results.get(slot) or StepResult(slot, None, hit_limit=True) for slot in slots]
+        by_slot = {result.slot: result for result in made}
+        return [by_slot.get(slot) or StepResult(slot, None, hit_limit=True) for slot in slots]
+
+    def _batches_for(self, slots: Sequence[int]) -> list[_Batch]:
+        """Batches of those of ``slots`` that no limit has ended, as found ahead or anew."""
+        ahead = self._ahead
+        if ahead is None or ahead.num_changes != self.pool.num_changes:
+            return self._batches(slots)
+        return ahead.batches if ahead.slots == tuple(slots) else self._batches(slots)
+
+    def _look_ahead(self, slots: Sequence[int]) -> None:
+        """Find out what the next step of ``slots`` takes, if no sequence ends in this one."""
+        self._ahead = _Ahead(tuple(slots), self.pool.num_changes, self._batches(slots))
+
+    def _batches(self, slots: Sequence[int]) -> list[_Batch]:
+        able, lengths = self._able(slots)
+        most = self.batch_sizes[-1]
+        return [
+            self._batch(able[start : start + most], lengths[start : start + most])
+            for start in range(0, len(able), most)
+        ]
 
     def _able(self, slots: Sequence[int]) -> tuple[list[int], list[int]]:
         """Give those of ``slots`` that no limit has ended, and their lengths."""
@@ -85,19 +127,31 @@ class Stepper:
                 lengths.append(length)
         return able, lengths
 
-    def _step_batch(self, slots: list[int], lengths: list[int]) -> list[StepResult]:
+    def _batch(self, slots: list[int], lengths: list[int]) -> _Batch:
         size = next(size for size in self.batch_sizes if size >= len(slots))
-        padded = slots + [self.store.scratch_slot] * (size - len(slots))
-        plan = self._plan(slots, lengths)
-        self.exchange.send(self.run(self.exchange.slot_ids(padded), plan))
-        # while a card works: every frame is taken for one that does not end
+        return _Batch(slots, size, self._plan(slots, lengths))
+
+    def _begin(self, batch: _Batch) -> tuple[NDArray[np.int32], list[StepResult]]:
+        """Start a step; every frame is taken for one that does not end."""
+        slots = batch.slots
+        padded = slots + [self.store.scratch_slot] * (batch.size - len(slots))
+        self.exchange.send(self.run(self.exchange.slot_ids(padded), batch.plan))
+        # while a card works
         frames = np.empty((len(slots), self.num_codebooks), dtype=np.int32)
         results = [StepResult(slot, codes) for slot, codes in zip(slots, frames, strict=True)]
         self._count(slots, 1)
+        return frames, results
+
+    def _collect(
+        self, batch: _Batch, frames: NDArray[np.int32], results: list[StepResult]
+    ) -> list[StepResult]:
+        """Wait for the frames of a step that was begun."""
         self.exchange.receive(frames)
-        for row in np.flatnonzero(frames[:, 0] == self.num_semantic).tolist():
-            self._count([slots[row]], -1)
-            results[row] = StepResult(slots[row], None)
+        for row in (frames[:, 0] == self.num_semantic).nonzero()[0].tolist():
+            slot = batch.slots[row]
+            self._count([slot], -1)
+            results[row] = StepResult(slot, None)
+            self._ahead = None
         return results
 
     def _count(self, slots: list[int], num_frames: int) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from backend.core.contract import StepResult
 from backend.core.errors import GenerationError
 from backend.core.types import SamplingParams
 from backend.engine.attention import StepPlan
@@ -45,6 +49,11 @@ class Room:
 
     def lengths(self) -> list[int]:
         return [self.store.length(slot) for slot in range(self.store.num_slots)]
+
+
+def told(result: StepResult) -> tuple[object, ...]:
+    codes = None if result.codes is None else result.codes.tolist()
+    return result.slot, codes, result.hit_limit
 
 
 def test_frames_come_in_the_order_asked_for_and_large_batches_are_split():
@@ -101,6 +110,64 @@ def test_frames_of_earlier_steps_stay_as_they_were():
     room.stepper.step([1])
     assert first is not None
     assert first.tolist() == [0] * NUM_CODEBOOKS
+
+
+class WatchedExchange(HostExchange):
+    """Notes when a step is asked for and when it is waited for."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+
+    def send(self, codes: torch.Tensor) -> None:
+        self.events.append("started")
+        super().send(codes)
+
+    def receive(self, into: NDArray[np.int32]) -> None:
+        self.events.append("waited for")
+        super().receive(into)
+
+
+def test_limits_of_the_next_step_are_looked_at_while_a_card_works(monkeypatch):
+    room, events = Room(2), list[str]()
+    stepper = replace(room.stepper, exchange=WatchedExchange(events))
+    able = Stepper._able
+    monkeypatch.setattr(
+        Stepper, "_able", lambda self, slots: events.append("looked at") or able(self, slots)
+    )
+    for slots in ([0, 1], [0, 1], [1]):
+        stepper.step(slots)
+    started = ["started", "looked at", "waited for"]
+    assert events == ["looked at", *started, *started, "looked at", *started]
+
+
+def test_what_was_found_ahead_changes_nothing():
+    ahead, anew = Room(5, max_new_tokens=9), Room(5, max_new_tokens=9)
+    chance = random.Random(3)
+    for _ in range(300):
+        slots = chance.sample(range(5), chance.choice((2, 5)))
+        ending = {slot for slot in slots if chance.random() < 0.1}
+        new = chance.randrange(5)
+        for _ in range(chance.randrange(1, 4)):
+            ahead.ending = anew.ending = ending
+            results = ahead.stepper.step(slots), replace(anew.stepper).step(slots)
+            assert [told(result) for result in results[0]] == [told(r) for r in results[1]]
+        for room in (ahead, anew):
+            room.pool.give_back(new)
+            assert room.pool.take() == new
+            room.pool[new].sampling = SamplingParams(max_new_tokens=9)
+            room.store.set_length(new, 5)
+    assert [plan for _, plan in ahead.given] == [plan for _, plan in anew.given]
+    assert ahead.lengths() == anew.lengths()
+
+
+def test_a_slot_that_is_taken_anew_is_looked_at_anew():
+    room = Room(2)
+    room.stepper.step([0, 1])
+    room.pool.give_back(1)
+    assert room.pool.take() == 1
+    with pytest.raises(GenerationError, match="without a prompt"):
+        room.stepper.step([0, 1])
 
 
 def test_slot_numbers_cross_only_when_they_change():
