@@ -76,10 +76,11 @@ class BatchStep(FusedStep):
         )
 
 
-def why_not_batch(model: DualAR, device: torch.device) -> str | None:
+def why_not_batch(model: DualAR, num_residual: int, device: torch.device) -> str | None:
     """Why the kernels cannot run this network on ``device``, or None if they can.
 
-    It compiles them if all else is well, in parallel and once a machine.
+    It compiles them if all else is well, in parallel and once a machine. ``num_residual`` are the
+    residual codes that are drawn from.
     """
     if torch.cuda.get_device_capability(device) != (9, 0):
         return "they were proved on compute capability 9.0 alone"
@@ -92,6 +93,8 @@ def why_not_batch(model: DualAR, device: torch.device) -> str | None:
             if sizes is None:
                 return "its layers do not divide among the multiprocessors"
             kinds.update(sizes)
+    heads = (_head_sizes(model, num_residual, 8 * columns) for columns in COLUMNS)
+    kinds.update(filter(None, heads))
     try:
         with ThreadPoolExecutor(len(kinds)) as threads:  # the compiler works outside Python's lock
             list(threads.map(lambda each: _image(each, device, has_pdl=True), kinds))
@@ -117,6 +120,15 @@ def _sizes_of(layer: TransformerBlock, rows: int) -> list[LinearSizes] | None:
             return None
         kinds.append(sizes)
     return kinds
+
+
+def _head_sizes(model: DualAR, num_residual: int, rows: int) -> LinearSizes | None:
+    """Kernel of the fast transformer's head, which may run in Triton instead."""
+    weights = weights_of(model.fast_output)
+    return sizes_for(
+        weights.num_inputs, num_residual, rows, is_gate=False, is_int8=weights.is_int8,
+        has_norm=True, has_residual=False,
+    )  # fmt: skip
 
 
 def _image(sizes: LinearSizes, device: torch.device, *, has_pdl: bool) -> bytes:

@@ -269,7 +269,7 @@ def _why_not_resident(decoder: FrameDecoder, model: DualAR) -> str | None:
 def _why_not_batch(decoder: FrameDecoder, model: DualAR) -> str | None:
     from backend.engine.batch_step import why_not_batch
 
-    return why_not_batch(model, decoder.store.lengths.device)
+    return why_not_batch(model, decoder.sizes.num_residual, decoder.store.lengths.device)
 
 
 def _why_not_fused(model: DualAR) -> str | None:

@@ -94,7 +94,7 @@ class DualARTwin:
         """Compile the products of ``BATCH_KERNELS``."""
         from backend.engine.batch_step import why_not_batch
 
-        why_not_batch(self.model, self.card)
+        why_not_batch(self.model, self.sizes.num_residual, self.card)
 
     def compile_steps(self, settings: Settings, *, is_resident: bool, is_batch: bool) -> None:
         """Compile the Triton kernels of all decode steps."""
