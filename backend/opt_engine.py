@@ -76,7 +76,9 @@ class OptimizedEngine:
         precision: Precision,
         codec_setup: CodecSetup,
         settings: Settings,
+        start: CompileStart | None = None,
     ) -> None:
+        self._start = start or CompileStart(precision.device)
         self._model = model
         self._precision = precision
         self._codec_setup = codec_setup
@@ -139,11 +141,11 @@ class OptimizedEngine:
             tokenizer = Tokenizer.from_directory(directory)
             begin_dual_ar(start, settings, precision, plan.config, plan.codec, tokenizer)
             begin_encoder(start, settings, plan.codec)
-            codec_setup = choose_codec_setup(settings, precision.device)
+            codec_setup = choose_codec_setup(settings, precision.device, start.finish)
             model = LoadedModel.load(
                 settings.model, directory, precision, codec_setup, plan.by_part(), tokenizer
             )
-        return cls(model, precision, codec_setup, settings)
+        return cls(model, precision, codec_setup, settings, start)
 
     @property
     def info(self) -> EngineInfo:
@@ -181,6 +183,8 @@ class OptimizedEngine:
 
         On a card: load the codec's encoder, capture a graph of it or of the codec's decoding half.
         """
+        if not self._model.encoder.has_kernels() and self._streams.prepare_one():
+            return True
         with self._codec_setup.lane.working():  # see ``encode_reference``
             is_encoder_busy = self._model.encoder.prepare_one()
         return is_encoder_busy or self._streams.prepare_one()
@@ -289,6 +293,7 @@ class OptimizedEngine:
 
     def close(self) -> None:
         """Free the slots; the weights go with the object."""
+        self._start.close()
         self._prefixes.clear()
         self._slots.clear()
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
+from backend.models.kernel_compiling import loads_or_captures
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -98,7 +100,7 @@ class GraphRoom:
             for _ in range(num_runs):
                 step()
         graph = torch.cuda.CUDAGraph()
-        with _no_garbage_collection(), torch.cuda.stream(self.stream):
+        with loads_or_captures, _no_garbage_collection(), torch.cuda.stream(self.stream):
             # thread_local: other threads may use the card meanwhile
             graph.capture_begin(
                 pool=self._pool.id,  # pyright: ignore[reportArgumentType]

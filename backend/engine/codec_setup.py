@@ -21,7 +21,7 @@ from backend.engine.codec_precision import (
 from backend.engine.compiling import CODEC_LAYERS, compile_codec, not_compiled
 from backend.engine.decode_frames import StreamDecoder
 from backend.engine.encode_graphs import EncodeCapture
-from backend.engine.encode_reference import ReferenceEncoder
+from backend.engine.encode_reference import ReferenceEncoder, nothing_to_await
 from backend.engine.lanes import HIGH_PRIORITY, LOW_PRIORITY, CardLane, HostLane, lane_of
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.network import why_not_fused
@@ -56,6 +56,8 @@ class CodecSetup:
         compile_layers: Compiles the layers of a codec that is not fused and tells what came of it;
             None leaves them as they are.
         notes: The choices, for people.
+        await_kernels: Waits so many seconds at most for the kernels that are being compiled ahead,
+            and tells whether they are there.
     """
 
     precision: CodecPrecision
@@ -70,6 +72,7 @@ class CodecSetup:
     is_encoder_on_host: bool = False
     compile_layers: Callable[[Codec], tuple[str, ...]] | None = None
     notes: tuple[str, ...] = ()
+    await_kernels: Callable[[float | None], bool] = nothing_to_await
 
     def load_decoder(self, directory: Path) -> Codec:
         """Load the half that makes samples.
@@ -93,6 +96,7 @@ class CodecSetup:
             capture=None if self.room is None else EncodeCapture(self.room),
             rounds_products=self.precision.rounds_float32,
             fused_ops=self.fused.encode,
+            await_kernels=self.await_kernels,
         )  # fmt: skip
 
     def stream_decoder(self, codec: Codec, num_slots: int) -> tuple[StreamDecoder, tuple[str, ...]]:
@@ -130,7 +134,11 @@ class CodecSetup:
         return None, (f"the codec decodes in plain PyTorch, not in fused kernels: {reason}",)
 
 
-def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
+def choose_codec_setup(
+    settings: Settings,
+    device: torch.device,
+    await_kernels: Callable[[float | None], bool] = nothing_to_await,
+) -> CodecSetup:
     """Choose by settings and machine, and set PyTorch's process-wide flags."""
     precision = choose_codec_precision(settings.codec_precision, device)
     snake, snake_notes = find_snake_kernel(device) if settings.codec_fused else (None, ())
@@ -153,6 +161,7 @@ def choose_codec_setup(settings: Settings, device: torch.device) -> CodecSetup:
             partial(compile_codec, settings=settings) if settings.enable_torch_compile else None
         ),
         notes=(*set_backends(precision), *precision.notes, *snake_notes, *fused.notes),
+        await_kernels=await_kernels,
     )
 
 

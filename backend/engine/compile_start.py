@@ -4,14 +4,20 @@ Kernels depend on sizes and number formats alone. So an engine's networks are la
 without memory (``twins``) and gone through without running anything; threads compile what they ask
 for. The engine itself then finds every kernel made. What is not made here, for whatever reason, is
 when the engine first starts it.
+
+Speech does not wait for what only recordings need: such chains stand back, and go on while the
+engine warms up and speaks.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 from contextlib import nullcontext
-from threading import Thread
+from functools import partial
+from threading import Event, Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -24,7 +30,7 @@ from backend.engine.codec_precision import (
     find_fused_ops,
 )
 from backend.engine.decode_frames import fused_plan
-from backend.engine.encode_reference import COMPILED
+from backend.engine.encode_reference import COMPILED, MOST_EAGER_BYTES
 from backend.engine.twins import codec_twin, dual_ar_twin
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.encoder import FusedEncoder, why_encoder_not_fused
@@ -44,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class CompileStart:
-    """Goes through chains of kernels in threads of their own; as a context, waits for them.
+    """Goes through chains of kernels in threads of their own; as a context, ``wait``s for them.
 
     Args:
         device: Where the kernels will run.
@@ -55,6 +61,8 @@ class CompileStart:
         self.device = device
         self._is_wanted = is_wanted
         self._threads: list[Thread] = []
+        self._later: list[Thread] = []
+        self._end = Event()
         self._collected_before = False
 
     @classmethod
@@ -73,21 +81,53 @@ class CompileStart:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
+        else:
+            self._end.set()
         if self._collected_before:
             gc.enable()
 
-    def begin(self, name: str, chain: Callable[[], object]) -> None:
-        """Go through ``chain``, which may begin others; returns at once."""
+    def begin(self, name: str, chain: Callable[[], object], *, is_later: bool = False) -> None:
+        """Go through ``chain``, which may begin others; returns at once.
+
+        Args:
+            name: For people.
+            chain: Starts kernels, or begins further chains.
+            is_later: It stands back, and only ``finish`` waits for it.
+        """
         if not self._is_wanted:
             return
+        if is_later:
+            chain = partial(self._stand_back, chain)
+            atexit.register(self.close)  # a process must not end in the middle of a compiler
         thread = Thread(target=self._run, args=(name, chain), name=f"compile {name}", daemon=True)
-        self._threads.append(thread)
+        (self._later if is_later else self._threads).append(thread)
         thread.start()
 
     def wait(self) -> None:
-        """Return when all that was begun is done."""
+        """Return when all is done that is not for later."""
         while self._threads:
             self._threads.pop().join()
+
+    def finish(self, timeout_s: float | None = None) -> bool:
+        """Wait for all that was begun, so long at most; whether it is done."""
+        ends_at = None if timeout_s is None else monotonic() + timeout_s
+        self.wait()
+        while self._later:
+            self._later[-1].join(None if ends_at is None else max(0.0, ends_at - monotonic()))
+            if self._later[-1].is_alive():
+                return False
+            self._later.pop()
+        atexit.unregister(self.close)
+        return True
+
+    def close(self) -> None:
+        """Give up what has not begun; returns when nothing is being compiled any more."""
+        self._end.set()
+        self.finish()
+
+    def _stand_back(self, chain: Callable[[], object]) -> None:
+        with loading(self._end):
+            chain()
 
     def _run(self, name: str, chain: Callable[[], object]) -> None:
         on_card = self.device.type == "cuda"
@@ -95,7 +135,8 @@ class CompileStart:
             with torch.cuda.device(self.device) if on_card else nullcontext(), loading():
                 chain()
         except Exception as error:  # noqa: BLE001 - the engine meets it again, and tells
-            _log.info("not compiled ahead: %s (%s: %s)", name, type(error).__name__, error)
+            if not self._end.is_set():
+                _log.info("not compiled ahead: %s (%s: %s)", name, type(error).__name__, error)
 
 
 def begin_decoder(start: CompileStart, settings: Settings, config: CodecConfig) -> None:
@@ -118,14 +159,18 @@ def begin_decoder(start: CompileStart, settings: Settings, config: CodecConfig) 
 
 
 def begin_encoder(start: CompileStart, settings: Settings, config: CodecConfig) -> None:
-    """Compile what the codec's fused encoding half starts."""
+    """Compile what the codec's fused encoding half starts; speech waits for a small one's alone."""
 
     def encoding_half() -> None:
         ops = _fused_codec(start, settings)[1].encode
         codec = codec_twin(config, torch.float32, "encode")
         if ops is None or settings.encoder_on_host or why_encoder_not_fused(codec) is not None:
             return
-        FusedEncoder(codec, ops).compile_for(COMPILED)
+        num_bytes = sum(parameter.nbytes for parameter in codec.parameters())
+        start.begin(
+            "recordings", lambda: FusedEncoder(codec, ops).compile_for(COMPILED),
+            is_later=num_bytes > MOST_EAGER_BYTES,
+        )  # fmt: skip
 
     start.begin("the codec's encoding half", encoding_half)
 

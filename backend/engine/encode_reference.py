@@ -21,7 +21,7 @@ from backend.models.codec.transformer import TransformerBlock, WindowTransformer
 from backend.models.codec.weights import check_codec, load_codec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -42,6 +42,8 @@ is what the caches bear, on a card 256 frames keep it busy."""
 _CHUNK_FRAMES_ON_HOST = 32
 """The same where the weights stay in the host, which is asked for where memory is short."""
 _MOST_TOGETHER = 8
+_MOMENT_S = 0.02
+"""Whoever comes while nobody waits must not wait longer, even if kernels are not there yet."""
 COMPILED = ((1, 256), (1, 88), (1, 12), (1, 1))
 """Recordings and frames whose kernels are there when the weights are: those of any other length,
 and of several recordings, are among them. What takes longest to compile comes first."""
@@ -52,6 +54,11 @@ _STREAMED = (CausalConv1d, ConvNeXtBlock, TransformerBlock)
 def chunk_frames_of(device_type: str, *, is_on_host: bool) -> int:
     """Frames of all recordings of a batch that are worked on at a time."""
     return _CHUNK_FRAMES_ON_HOST if is_on_host else _CHUNK_FRAMES[device_type]
+
+
+def nothing_to_await(_: float | None) -> bool:
+    """For kernels that nobody compiles ahead."""
+    return True
 
 
 class ReferenceEncoder:
@@ -69,6 +76,8 @@ class ReferenceEncoder:
             by PyTorch's own setting. The codebooks never do.
         fused_ops: What the fused convolutions run on, or None for the codec's modules. Weights in
             the host go through the modules always.
+        await_kernels: Waits so many seconds at most for the kernels that are being compiled ahead,
+            and tells whether they are there.
 
     Raises:
         CheckpointError: The codec file cannot be read.
@@ -87,7 +96,9 @@ class ReferenceEncoder:
         capture: Capture | None = None,
         rounds_products: bool = False,
         fused_ops: FusedOps | None = None,
+        await_kernels: Callable[[float | None], bool] = nothing_to_await,
     ) -> None:
+        self._await_kernels = await_kernels
         self._directory = directory
         self._device = device
         self._snake = snake
@@ -107,6 +118,10 @@ class ReferenceEncoder:
         """Whether the weights are in memory."""
         return self._codec is not None
 
+    def has_kernels(self, timeout_s: float = 0.0) -> bool:
+        """Whether the kernels are there that are being compiled ahead; waits so long for them."""
+        return self.is_loaded or self._fused_ops is None or self._await_kernels(timeout_s)
+
     def prepare_one(self) -> bool:
         """Load the weights, or capture a graph; False when there is nothing left to do.
 
@@ -115,6 +130,8 @@ class ReferenceEncoder:
         """
         if self._capture is None:
             return False
+        if not self.has_kernels(_MOMENT_S):
+            return True
         if self._graphs is None:
             self._graphs = EncodeGraphs(self._codec or self._load(), self._capture)
             return True
@@ -188,6 +205,7 @@ class ReferenceEncoder:
                 module.rounds_products = self._rounds_products
         self._reserve_positions(codec, 1)
         if self._fused_ops is not None:
+            self._await_kernels(None)
             _use_fused(codec, self._fused_ops, self._room)
         if self.num_bytes > MOST_EAGER_BYTES:
             _log.info("the codec's encoder is loaded (%d MiB)", self.num_bytes // 2**20)

@@ -17,18 +17,16 @@ from collections import defaultdict
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import count
-from queue import PriorityQueue
-from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from threading import Condition, Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TypeAlias
-
-    _Work: TypeAlias = tuple[Future[Any], Callable[[], Any]]
 
 _ALIGNED = 16
 """Bytes, and a divisor of numbers, that Triton makes kernels of their own for."""
@@ -40,6 +38,9 @@ _SECONDS = {
     "fast_attention": 2.0,
 }
 """What kernels take to compile, if it is much more than one second: they must not begin last."""
+
+_SHARE_OF_THREADS = 4
+"""One of so many does what stands back: it shares Python's lock with whoever captures graphs."""
 
 _waking = Lock()
 
@@ -55,17 +56,40 @@ def wake() -> None:
         _ = driver.active
 
 
-_is_loading: ContextVar[bool] = ContextVar("is_loading", default=False)
+loads_or_captures = Lock()
+"""Held while a kernel that stood back is loaded, and while a graph is captured: never both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How kernels are made.
+
+    Attributes:
+        loads: Whether they are loaded, too.
+        end: They stand back behind all others; once it is set, those not begun are given up.
+    """
+
+    loads: bool = False
+    end: Event | None = None
+
+
+_USUAL = _Manner()
+_manner: ContextVar[_Manner] = ContextVar("manner", default=_USUAL)
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Let kernels that are compiled in here be loaded, too."""
-    token = _is_loading.set(True)
+def loading(end: Event | None = None) -> Iterator[None]:
+    """Let kernels that are compiled in here be loaded, too.
+
+    Args:
+        end: Makes them stand back: others go first, few threads take them, and graphs may be
+            captured meanwhile. Once it is set, those not begun are given up.
+    """
+    token = _manner.set(_Manner(loads=True, end=end))
     try:
         yield
     finally:
-        _is_loading.reset(token)
+        _manner.reset(token)
 
 
 class Requests:
@@ -129,7 +153,7 @@ def compiling(*, ignores_errors: bool = False) -> Iterator[Requests | None]:
         return
     wake()
     with _threads.shared() as threads:
-        making = _Making(threads, loads=_is_loading.get())
+        making = _Making(threads, _manner.get())
         with mode(making, ignore_errors=True):
             yield Requests(making)
     errors = (future.exception() for future in making.futures)
@@ -145,8 +169,8 @@ class _Making(Executor):
         expected_s: Seconds that the next one will take.
     """
 
-    def __init__(self, threads: _Threads, *, loads: bool) -> None:
-        self._threads, self._loads = threads, loads
+    def __init__(self, threads: _Threads, manner: _Manner) -> None:
+        self._threads, self._manner = threads, manner
         self.expected_s = 1.0
         self._building: defaultdict[str, Lock] = defaultdict(Lock)
         self.futures: list[Future[Any]] = []
@@ -154,52 +178,121 @@ class _Making(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As ``Executor``."""
         future: Future[Any] = Future()
-        self._threads.add(self.expected_s, future, lambda: self._made(fn))
+        stands_back = self._manner.end is not None
+        self._threads.add(future, lambda: self._made(fn), self.expected_s, stands_back=stands_back)
         self.futures.append(future)
         return future
 
     def _made(self, compile_one: Callable[[], Any]) -> Any:
+        if self._manner.end is not None and self._manner.end.is_set():
+            raise RuntimeError("it was given up")
         kernel = compile_one()
-        if not self._loads:
-            return kernel
-        with self._building[kernel.name]:  # most kernels of a name share one launcher
-            _ = kernel.run  # builds the launcher and loads the kernel
+        if self._manner.loads:
+            self._load(kernel)
         return kernel
+
+    def _load(self, kernel: Any) -> None:
+        """Build the launcher, which is a C compiler's work, and load the kernel."""
+        with self._building[kernel.name]:  # most kernels of a name share one launcher
+            if self._manner.end is None:
+                _ = kernel.run
+                return
+            from triton.runtime import driver
+
+            driver.active.launcher_cls(kernel.src, kernel.metadata)  # is found again at once
+            with loads_or_captures:
+                _ = kernel.run
+
+
+class _Work(NamedTuple):
+    """What a thread does; the smallest goes first, and no two are equal.
+
+    Attributes:
+        stands_back: Whether all others go first.
+        minus_s: Seconds that it will take, negative.
+        number: Of its coming.
+        future: Tells what came of it.
+        do: Does it.
+    """
+
+    stands_back: bool
+    minus_s: float
+    number: int
+    future: Future[Any]
+    do: Callable[[], Any]
 
 
 class _Threads:
-    """One for each core; what takes longest goes first."""
+    """One for each core; what takes longest goes first, and few do what stands back."""
 
     def __init__(self) -> None:
-        self._waiting: PriorityQueue[tuple[float, int, _Work | None]] = PriorityQueue()
-        self._numbers = count()  # works never compare
+        self._changed = Condition()
+        self._waiting: list[_Work] = []
+        self._numbers = count()
+        self._num_standing_back, self._has_ended = 0, False
+        num_threads = os.cpu_count() or 1
+        self._most_standing_back = max(1, num_threads // _SHARE_OF_THREADS)
         self._threads = [
             Thread(target=self._run, args=(_device(),), name="compile", daemon=True)
-            for _ in range(os.cpu_count() or 1)
+            for _ in range(num_threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def add(self, expected_s: float, future: Future[Any], work: Callable[[], Any]) -> None:
-        """Do ``work`` when its turn comes; ``future`` tells what came of it."""
-        self._waiting.put((-expected_s, next(self._numbers), (future, work)))
+    @property
+    def num_waiting(self) -> int:
+        """Works that no thread has taken."""
+        return len(self._waiting)
+
+    def add(
+        self, future: Future[Any], do: Callable[[], Any], expected_s: float, *, stands_back: bool
+    ) -> None:
+        """Do something when its turn comes; ``future`` tells what came of it."""
+        with self._changed:
+            number = next(self._numbers)
+            heappush(self._waiting, _Work(stands_back, -expected_s, number, future, do))
+            self._changed.notify_all()
 
     def end(self) -> None:
         """Do what waits and stop."""
-        for _ in self._threads:
-            self._waiting.put((0.0, next(self._numbers), None))
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _run(self, device: int | None) -> None:
         if device is not None:
             torch.cuda.set_device(device)
-        while (item := self._waiting.get()[2]) is not None:
-            future, work = item
+        while (work := self._take()) is not None:
             try:
-                future.set_result(work())
+                work.future.set_result(work.do())
             except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
-                future.set_exception(error)
+                work.future.set_exception(error)
+            if work.stands_back:
+                with self._changed:
+                    self._num_standing_back -= 1
+                    self._changed.notify_all()
+
+    def _take(self) -> _Work | None:
+        """Wait for work; None when there will be no more."""
+        with self._changed:
+            while not self._has_turn():
+                if self._has_ended and not self._waiting:
+                    return None
+                self._changed.wait()
+            work = heappop(self._waiting)
+            self._num_standing_back += work.stands_back
+            if self._has_ended and not self._waiting:
+                self._changed.notify_all()
+            return work
+
+    def _has_turn(self) -> bool:
+        """Whether a thread may take the first work that waits."""
+        if not self._waiting:
+            return False
+        has_room = self._num_standing_back < self._most_standing_back
+        return has_room or not self._waiting[0].stands_back
 
 
 def _device() -> int | None:

@@ -62,6 +62,47 @@ def test_all_that_was_begun_is_waited_for_chains_of_chains_included():
     assert sorted(done) == ["inner", "outer"]
 
 
+def test_what_is_for_later_is_waited_for_at_the_end_alone():
+    start, done, gate = CompileStart(CPU), list[str](), threading.Event()
+
+    def recordings() -> None:
+        gate.wait(5)
+        done.append("recordings")
+
+    start.begin("recordings", recordings, is_later=True)
+    start.begin("steps", lambda: done.append("steps"))
+    start.wait()
+    assert done == ["steps"]
+    assert not start.finish(0.0)
+    gate.set()
+    assert start.finish()
+    assert done == ["steps", "recordings"]
+    assert start.finish(0.0)
+
+
+def test_a_closed_engine_leaves_nothing_behind_that_compiles(monkeypatch, caplog):
+    seen: list[threading.Event] = []
+    start, ended = CompileStart(CPU), threading.Event()
+
+    @contextmanager
+    def noting(*ends: threading.Event) -> Iterator[None]:
+        seen.extend(ends)
+        yield
+
+    def recordings() -> None:
+        assert seen[0].wait(5)
+        ended.set()
+        raise RuntimeError("it was given up")
+
+    monkeypatch.setattr(compile_start, "loading", noting)
+    with caplog.at_level(logging.INFO):
+        start.begin("recordings", recordings, is_later=True)
+        start.close()
+    assert ended.is_set()
+    assert not caplog.text
+    start.close()
+
+
 def test_a_chain_that_fails_is_told_and_stops_nothing(caplog):
     start, done = CompileStart(CPU), list[str]()
 
@@ -167,19 +208,29 @@ def test_the_codec_is_asked_for_the_sizes_that_its_streams_warm_up(monkeypatch):
     assert ours.sizes == theirs.sizes
 
 
+@pytest.mark.parametrize("is_large", [True, False])
 @pytest.mark.parametrize(("is_on_host", "expected"), [(True, []), (False, [COMPILED])])
 def test_the_encoder_is_compiled_ahead_unless_it_stays_in_the_host(
-    monkeypatch, is_on_host, expected
+    monkeypatch, is_on_host, expected, is_large
 ):
+    gate = threading.Event()
+    if is_large:
+        monkeypatch.setattr(compile_start, "MOST_EAGER_BYTES", 0)
+    else:
+        gate.set()
     asked: list[object] = []
     monkeypatch.setattr(
-        compile_start.FusedEncoder, "compile_for", lambda _, sizes: asked.append(sizes)
-    )
+        compile_start.FusedEncoder, "compile_for",
+        lambda _, sizes: gate.wait(5) and asked.append(sizes),
+    )  # fmt: skip
     fuse(monkeypatch, FusedChoice(encode=TorchOps()))
     settings = read_settings(None, device="cpu", encoder_on_host=is_on_host)
     start = CompileStart(CPU)
     begin_encoder(start, settings, tiny_config(**SIZES))
     start.wait()
+    assert asked == ([] if is_large else expected)
+    gate.set()
+    start.finish()
     assert asked == expected
 
 
@@ -192,7 +243,7 @@ def test_where_nothing_is_fused_nothing_is_compiled(monkeypatch, caplog, codec_f
     with caplog.at_level(logging.INFO):
         begin_decoder(start, settings, tiny_config(**SIZES))
         begin_encoder(start, settings, tiny_config(**SIZES))
-        start.wait()
+        start.finish()
     assert not caplog.text
 
 

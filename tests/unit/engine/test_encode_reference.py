@@ -141,3 +141,41 @@ def test_a_damaged_encoder_is_refused_before_it_is_needed(tmp_path, encoder, mon
 def test_what_is_no_recording_is_refused(encoder, shape):
     with pytest.raises(ValueError, match="samples must be"):
         encoder.encode(np.zeros(shape, np.float32))
+
+
+def test_kernels_that_are_being_compiled_are_awaited_before_the_first_is_started():
+    said: list[str] = []
+
+    class SayingOps(TorchOps):
+        def compiling(self):
+            said.append("tried out")
+            return super().compiling()
+
+    def come(timeout_s: float | None) -> bool:
+        assert timeout_s is None
+        said.append("awaited")
+        return True
+
+    ReferenceEncoder(POCKET, CPU, fused_ops=SayingOps(), await_kernels=come)
+    assert said[:2] == ["awaited", "tried out"]
+
+
+def test_while_its_kernels_are_being_compiled_a_quiet_moment_is_short(monkeypatch):
+    monkeypatch.setattr(encode_reference, "MOST_EAGER_BYTES", 0)
+    waits: list[float | None] = []
+
+    def come_at_the_third_time(timeout_s: float | None) -> bool:
+        waits.append(timeout_s)
+        return len(waits) >= 3
+
+    encoder = ReferenceEncoder(
+        POCKET, CPU, fused_ops=TorchOps(), capture=lambda step: step,
+        await_kernels=come_at_the_third_time,
+    )  # fmt: skip
+    assert not encoder.has_kernels()
+    assert encoder.prepare_one()  # there is more to do
+    assert not encoder.is_loaded
+    assert encoder.prepare_one()
+    assert encoder.is_loaded
+    assert waits == [0.0, 0.02, 0.02, None]
+    assert encoder.has_kernels()

@@ -14,7 +14,13 @@ import pytest
 import torch
 
 from backend.models import kernel_compiling
-from backend.models.kernel_compiling import Requests, _Making, compiling, loading
+from backend.models.kernel_compiling import (
+    Requests,
+    _Making,
+    compiling,
+    loading,
+    loads_or_captures,
+)
 
 
 def parameter(name: str, *, constexpr: bool = False, plain: bool = False, moved: bool = False):
@@ -109,18 +115,23 @@ class Made:
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name, self.error, self.loaded_in = name, error, ""
+        self.src, self.metadata = f"source of {name}", {}
+        self.was_alone = False
 
     @property
     def run(self) -> None:
         if self.error is not None:
             raise self.error
+        self.was_alone = loads_or_captures.locked()
         self.loaded_in = threading.current_thread().name
 
 
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module = SimpleNamespace(AsyncCompileMode=FakeMode)
-    runtime = SimpleNamespace(driver=SimpleNamespace(active=object()))
+    module.launchers = []
+    active = SimpleNamespace(launcher_cls=lambda src, _: module.launchers.append(src))
+    runtime = SimpleNamespace(driver=SimpleNamespace(active=active))
     monkeypatch.setitem(sys.modules, "triton", module)
     monkeypatch.setitem(sys.modules, "triton.runtime", runtime)
     return module
@@ -174,10 +185,70 @@ def test_what_takes_longest_is_made_first(triton, monkeypatch):
         assert threads is not None
         for name in names:
             ask(requests, SlowKernel(name, made, gate))
-            while name == "first" and threads._waiting.qsize():
+            while name == "first" and threads.num_waiting:
                 pass  # until the only thread has it
         gate.set()
     assert made == ["first", "unit_kernel", "draw_codes", "small", "small", "small"]
+
+
+def test_what_stands_back_is_made_after_all_others_by_few_threads(triton, monkeypatch):
+    monkeypatch.setattr(kernel_compiling.os, "cpu_count", lambda: 8)
+    made, gate, others = list[str](), threading.Event(), threading.Event()
+    end, running, most = threading.Event(), set[int](), list[int]()
+
+    def stand_back() -> Made:
+        assert gate.wait(10)
+        running.add(threading.get_ident())
+        most.append(len(running))
+        threading.Event().wait(0.01)
+        running.discard(threading.get_ident())
+        made.append("recordings")
+        return Made("recordings")
+
+    def go_first() -> Made:
+        made.append("steps")
+        others.set()
+        return Made("steps")
+
+    with compiling(), loading(end), compiling():
+        for _ in range(6):
+            FakeMode.submit(stand_back)
+        with loading(), compiling():
+            FakeMode.submit(go_first)
+        assert others.wait(10)
+        gate.set()
+    assert made == ["steps"] + ["recordings"] * 6
+    assert max(most) <= 2
+
+
+def test_what_stands_back_is_loaded_while_nothing_is_captured(triton):
+    kernel, done = Made("recordings"), threading.Event()
+    with loads_or_captures:  # a capture
+
+        def compile_it() -> None:
+            with loading(threading.Event()), compiling():
+                FakeMode.submit(lambda: kernel)
+            done.set()
+
+        thread = threading.Thread(target=compile_it)
+        thread.start()
+        while not triton.launchers:
+            assert not done.wait(0.001)
+        assert not done.wait(0.05)
+        assert not kernel.loaded_in
+    thread.join()
+    assert kernel.was_alone
+    assert triton.launchers == ["source of recordings"]
+    assert not loads_or_captures.locked()
+
+
+def test_what_stands_back_is_given_up_once_that_is_told(triton):
+    end = threading.Event()
+    end.set()
+    kernel = Made("recordings")
+    with pytest.raises(RuntimeError, match="given up"), loading(end), compiling():
+        FakeMode.submit(lambda: kernel)
+    assert not kernel.loaded_in
 
 
 def fail() -> Made:
