@@ -139,9 +139,8 @@ class FusedStep:
         embed_rows[(self._num_rows,)](
             self._state.pending, self._slots, model.embeddings.weight,
             model.codebook_embeddings.weight, self._x, begin, begin + self._sizes.num_semantic,
-            scale, config.num_codebooks, config.codebook_size, config.dim,
-            triton.next_power_of_2(config.dim), self._pdl, self.lets_early,
-            **self._launch,
+            scale, int(self.lets_early), config.num_codebooks, config.codebook_size, config.dim,
+            triton.next_power_of_2(config.dim), self._pdl, **self._launch,
         )  # fmt: skip
 
     def _slow_layer(self, layer_idx: int, layer: TransformerBlock) -> None:
@@ -159,7 +158,7 @@ class FusedStep:
             self._store.max_positions, keys.shape[1],
             config.norm_eps, self._split_length, self._splits, config.n_head,
             config.n_local_heads, config.head_dim, max(16, triton.next_power_of_2(share)),
-            KEYS_AT_ONCE, self._splits > 1, has_norm, self._store.bits, self._pdl, num_warps=4,
+            KEYS_AT_ONCE, has_norm, self._store.bits, self._pdl, num_warps=4,
             **self._launch,
         )  # fmt: skip
         if self._splits > 1:
@@ -236,10 +235,10 @@ class FusedStep:
             state.recent,
             self.codes, self._model.fast_embeddings.weight,
             logits if following is None else following, logits.shape[1], logits.shape[1],
-            sum(sizes.draws[:codebook]), codebook, stride, limit,
-            triton.next_power_of_2(logits.shape[1]), config.num_codebooks, state.recent.shape[2],
-            config.fast_dim, triton.next_power_of_2(config.fast_dim), following is not None,
-            self._pdl, self.lets_early, num_warps=8 if codebook == 0 else 4, **self._launch,
+            sum(sizes.draws[:codebook]), codebook, stride, limit, int(following is not None),
+            int(self.lets_early), triton.next_power_of_2(logits.shape[1]), config.num_codebooks,
+            state.recent.shape[2], config.fast_dim, triton.next_power_of_2(config.fast_dim),
+            self._pdl, num_warps=8 if codebook == 0 else 4, **self._launch,
         )  # fmt: skip
 
     def _finish(self) -> None:

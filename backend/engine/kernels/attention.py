@@ -38,8 +38,7 @@ def slow_attention(
     qkv_ptr, q_norm_ptr, k_norm_ptr, rope_ptr, k_cache_ptr, v_cache_ptr, k_scale_ptr, v_scale_ptr,
     slot_ptr, length_ptr, out_ptr, part_ptr, qkv_stride, slot_rows, group_rows, eps,
     split_t, splits, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HEADS: tl.constexpr,
-    BLOCK_T: tl.constexpr, IS_SPLIT: tl.constexpr, HAS_NORM: tl.constexpr, BITS: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_T: tl.constexpr, HAS_NORM: tl.constexpr, BITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One position a row over the cache of the row's slot.
 
@@ -137,7 +136,7 @@ def slow_attention(
             acc = tl.dot(next_p.to(DTYPE), next_v, acc * fade[:, None], input_precision="ieee")
             top = next_top
         head = group * SHARE + heads
-        if not IS_SPLIT:
+        if splits == 1:
             out = (acc / weight[:, None]).to(DTYPE)
             tl.store(out_ptr + row * H * D + head[:, None] * D + offs_d[None, :], out, mask=is_head)
         else:

@@ -108,7 +108,7 @@ def _prefetch(ptr, N, first_row, K: tl.constexpr, BLOCK_N: tl.constexpr, LINES: 
 
 
 @Kernel
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def many_rows_linear(
     x_ptr, w_ptr, w2_ptr, scale_ptr, scale2_ptr, bias_ptr, out_ptr,
     M, N, x_stride, out_stride, split_stride,

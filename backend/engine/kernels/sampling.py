@@ -38,19 +38,20 @@ def _exponential(seed, step, draws):
     return tl.where(w < 0.03125, series, -tl.log(uniform))
 
 
+# As numbers, not constants: every codebook and every place of a draw would be a kernel of its own.
 @Kernel
-@triton.jit
+@triton.jit(do_not_specialize=["first_draw", "codebook", "has_next", "early"])
 def draw_codes(
     logits_ptr, slot_ptr, seed_ptr, step_ptr, temperature_ptr, greedy_ptr, top_p_ptr, top_k_ptr,
     penalty_ptr, window_ptr, min_step_ptr, recent_ptr, codes_ptr, embedding_ptr, next_ptr,
-    N, logits_stride, first_draw, codebook, next_stride, codes_limit,
+    N, logits_stride, first_draw, codebook, next_stride, codes_limit, has_next, early,
     NP: tl.constexpr, K: tl.constexpr, W: tl.constexpr, DIM: tl.constexpr, DIM_P: tl.constexpr,
-    HAS_NEXT: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Draw one code a row and look up the next input of the fast transformer.
 
-    Without ``EARLY`` no kernel behind this one starts before it has ended, so whatever was written
-    before is there for all that follow.
+    Where ``early`` is 0 no kernel behind this one starts before it has ended, so whatever was
+    written before is there for all that follow.
 
     Args:
         logits_ptr: ``[B, N]``, ``logits_stride`` apart.
@@ -58,11 +59,11 @@ def draw_codes(
         recent_ptr: ``[slots, K, W]`` int64, newest last; ``window`` of them count.
         codes_ptr: ``[B, K]`` int64; column ``codebook`` is written.
         embedding_ptr: ``[num_codes, DIM]``; the drawn code's row goes to ``next_ptr``, that of code
-            ``codes_limit - 1`` for the end.
+            ``codes_limit - 1`` for the end. Nothing does where ``has_next`` is 0.
         first_draw: Counter of this codebook's first noise value inside a frame.
     """
     if PDL:
-        if EARLY:
+        if early != 0:
             gdc_launch_dependents()
         gdc_wait()
     row = tl.program_id(0)
@@ -103,7 +104,7 @@ def draw_codes(
             if is_inside == 0:
                 code = tl.argmax(score, 0)
     tl.store(codes_ptr + row * K + codebook, code.to(tl.int64))
-    if HAS_NEXT:
+    if has_next != 0:
         offs_d = tl.arange(0, DIM_P)
         known = tl.minimum(code, codes_limit - 1).to(tl.int64)
         value = tl.load(embedding_ptr + known * DIM + offs_d, mask=offs_d < DIM, other=0.0)
@@ -111,15 +112,18 @@ def draw_codes(
 
 
 @Kernel
-@triton.jit
+@triton.jit(do_not_specialize=["early"])
 def embed_rows(
-    rows_ptr, slot_ptr, token_ptr, code_ptr, out_ptr, begin, end, scale,
+    rows_ptr, slot_ptr, token_ptr, code_ptr, out_ptr, begin, end, scale, early,
     K: tl.constexpr, CODES: tl.constexpr, DIM: tl.constexpr, DIM_P: tl.constexpr,
-    PDL: tl.constexpr, EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """Input vectors ``[B, DIM]`` of the rows ``[slots, 1 + K]`` that wait in the slots."""
+    """Input vectors ``[B, DIM]`` of the rows ``[slots, 1 + K]`` that wait in the slots.
+
+    ``early`` as in ``draw_codes``.
+    """
     if PDL:
-        if EARLY:
+        if early != 0:
             gdc_launch_dependents()
         gdc_wait()
     DTYPE: tl.constexpr = out_ptr.dtype.element_ty
