@@ -91,26 +91,26 @@ class TritonOps:
         tile = product_tile(rows, columns, self._kind_of(source))
         num_tiles = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
         copies = _Copies(source, waved if waved is not None and waved.place else plain)
-        other = layer.weight  # stands where there is nothing
+        other, numbers = layer.weight, layer.bias  # stand where there is nothing
         squares = None if plain is None else plain.squares
         has_norm = layer.norm_eps is not None
-        alpha, inverse = (other, other) if wave is None else (wave.alpha, wave.inverse)
+        _check(layer, squares, has_wave=waved is not None)
+        alpha, inverse = (numbers, numbers) if wave is None else (wave.alpha, wave.inverse)
         self._start(
             product_kernel, (num_tiles + batch * copies.num_chunks,),
-            source.data, layer.weight, layer.bias, _or(layer.gamma, other), alpha, inverse,
+            source.data, layer.weight, numbers, _or(layer.gamma, numbers), alpha, inverse,
             _body(residual, other), _body(plain, other), _body(waved, other),
-            _or(source.squares, layer.bias), _or(squares, layer.bias),
+            _or(source.squares, numbers), _or(squares, numbers),
             streams.pool.histories, streams.rows, streams.lengths, copies.head,
             rows, per_stream, columns, width, layer.channels, layer.first * source.channels,
             _stride(source), layer.row_step * source.channels, layer.tap_step * source.channels,
             _stride(residual), _stride(plain), _stride(waved), copies.head_stride,
-            layer.norm_eps or 0.0, int(residual is not None), int(plain is not None),
+            layer.norm_eps or 0.0, int(layer.has_gelu), int(layer.gamma is not None),
+            int(residual is not None), int(plain is not None), int(squares is not None),
             streams.pool.histories.stride(0), copies.save_step, copies.save_at, copies.save_count,
             copies.load_at, copies.load_count, num_tiles, copies.num_chunks,
             BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=k_block(tile, layer.channels),
-            HAS_NORM=has_norm, HAS_GATE=layer.is_gated, HAS_GELU=layer.has_gelu,
-            HAS_GAMMA=layer.gamma is not None, HAS_WAVED=waved is not None,
-            HAS_SQUARES=squares is not None,
+            HAS_NORM=has_norm, HAS_GATE=layer.is_gated, HAS_WAVED=waved is not None,
             PARTS=triton.next_power_of_2(width // SQUARES_OF) if has_norm else 1,
             PRECISION=self._precision, CHUNK=CHUNK, num_warps=tile.warps,
             num_stages=min(tile.stages, self._most_stages),
@@ -210,6 +210,13 @@ class TritonOps:
             kernel[grid](*args, **options)
         else:
             self._requests.ask(kernel, grid, *args, **options)
+
+
+def _check(layer: Product, squares: Tensor | None, *, has_wave: bool) -> None:
+    """Refuse a product of which ``product_kernel`` would leave something out."""
+    is_plain = not (layer.norm_eps is not None or layer.is_gated or has_wave)
+    if not is_plain and (layer.has_gelu or layer.gamma is not None or squares is not None):
+        raise ValueError("gelu, gamma and squares go with neither a norm, a gate nor a snake")
 
 
 class _Copies:

@@ -11,8 +11,8 @@ from backend.models.codec.fused.kernels.pieces import carry_past, rounded, snake
 # Every other value of these would be a kernel of its own to compile.
 @triton.jit(
     do_not_specialize=[
-        "M", "T", "has_residual", "has_plain", "save_step", "save_at", "save_count", "load_at",
-        "load_count", "num_tiles", "num_chunks",
+        "M", "T", "has_gelu", "has_gamma", "has_residual", "has_plain", "has_squares", "save_step",
+        "save_at", "save_count", "load_at", "load_count", "num_tiles", "num_chunks",
     ],
     do_not_specialize_on_alignment=["rows_ptr", "lengths_ptr"],
 )  # fmt: skip
@@ -21,11 +21,10 @@ def product_kernel(
     residual_ptr, plain_ptr, waved_ptr, squares_in_ptr, squares_out_ptr, pool_ptr, rows_ptr,
     lengths_ptr, head_ptr,
     M, T, N, K, channels, first, source_batch, row_step, tap_step, residual_batch, plain_batch,
-    waved_batch, head_batch, eps, has_residual, has_plain, pool_stride, save_step, save_at,
-    save_count, load_at, load_count, num_tiles, num_chunks,
+    waved_batch, head_batch, eps, has_gelu, has_gamma, has_residual, has_plain, has_squares,
+    pool_stride, save_step, save_at, save_count, load_at, load_count, num_tiles, num_chunks,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HAS_NORM: tl.constexpr,
-    HAS_GATE: tl.constexpr, HAS_GELU: tl.constexpr, HAS_GAMMA: tl.constexpr,
-    HAS_WAVED: tl.constexpr, HAS_SQUARES: tl.constexpr, PARTS: tl.constexpr,
+    HAS_GATE: tl.constexpr, HAS_WAVED: tl.constexpr, PARTS: tl.constexpr,
     PRECISION: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """``plain = (residual +) gamma * gelu(x @ w.T + bias)``, ``waved = snake(plain)``.
@@ -43,7 +42,9 @@ def product_kernel(
             It is read if ``has_residual`` is 1, ``plain`` written if ``has_plain`` is.
         squares_in_ptr: ``[M, K / 16]`` float32 sums of squares of the source, read if ``HAS_NORM``;
             ``PARTS`` is ``K / 16`` rounded up to a power of two.
-        squares_out_ptr: ``[M, N / 16]``, those of ``plain``, written if ``HAS_SQUARES``.
+        squares_out_ptr: ``[M, N / 16]``, those of ``plain``, written if ``has_squares`` is 1.
+        has_gelu: A number, as ``has_gamma`` and ``has_squares``: as a constant it would be a kernel
+            of its own to compile. Beside a norm, a gate or ``waved`` all three are 0.
         channels: A multiple of ``BLOCK_K``.
     """
     program = tl.program_id(0)
@@ -87,10 +88,12 @@ def product_kernel(
             N = N // 2
             offs_n = (program % tiles_n) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
             is_column = offs_n < N
-        if HAS_GELU:
-            acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
-        if HAS_GAMMA:
-            acc = acc * tl.load(gamma_ptr + column)[None, :]
+        IS_PLAIN: tl.constexpr = not (HAS_NORM or HAS_GATE or HAS_WAVED)
+        if IS_PLAIN:
+            if has_gelu != 0:
+                acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
+            if has_gamma != 0:
+                acc = acc * tl.load(gamma_ptr + column)[None, :]
         mask = is_row[:, None] & is_column[None, :]
         within = t * N
         # masks, not kernels of their own: each takes a second to compile
@@ -100,11 +103,12 @@ def product_kernel(
         rows = plain_ptr + (stream * plain_batch + within)[:, None]
         is_wanted = mask & (has_plain != 0)
         tl.store(rows + offs_n[None, :], acc.to(plain_ptr.dtype.element_ty), mask=is_wanted)
-        if HAS_SQUARES:
-            squares = tl.sum(tl.reshape(acc * acc, [BLOCK_M, BLOCK_N // 16, 16]), 2)
-            part = (program % tiles_n) * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
-            tl.store(squares_out_ptr + (offs_m * (N // 16))[:, None] + part[None, :], squares,
-                     mask=is_row[:, None] & (part < N // 16)[None, :])  # fmt: skip
+        if IS_PLAIN:  # noqa: SIM102 - only one of the two is a constant
+            if has_squares != 0:
+                made = tl.sum(tl.reshape(acc * acc, [BLOCK_M, BLOCK_N // 16, 16]), 2)
+                part = (program % tiles_n) * (BLOCK_N // 16) + tl.arange(0, BLOCK_N // 16)
+                tl.store(squares_out_ptr + (offs_m * (N // 16))[:, None] + part[None, :], made,
+                         mask=is_row[:, None] & (part < N // 16)[None, :])  # fmt: skip
         if HAS_WAVED:
             alpha = tl.load(alpha_ptr + column)[None, :]
             acc = snake_of(acc, alpha, tl.load(inverse_ptr + column)[None, :])
