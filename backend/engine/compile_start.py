@@ -35,7 +35,7 @@ from backend.engine.twins import codec_twin, dual_ar_twin
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.encoder import FusedEncoder, why_encoder_not_fused
 from backend.models.codec.fused.network import why_not_fused
-from backend.models.kernel_compiling import loading, wake
+from backend.models.kernel_compiling import loading, read_compiler, wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,8 @@ class CompileStart:
         return cls(device, is_wanted=settings.compile_ahead and device.type == "cuda")
 
     def __enter__(self) -> Self:
-        self.begin("the driver", wake)  # which all other chains need
+        self.begin("the compiler itself", read_compiler)  # all other chains need both
+        self.begin("the driver", wake)
         # compilers leave much behind, and whoever goes through all of it holds all threads up
         self._collected_before = gc.isenabled()
         if self._is_wanted:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.models.joining import joined
 from backend.models.layers import RMSNorm, TransformerBlock, rope_table
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class DualAR(nn.Module):
 def head_rows(head: Tensor, semantic_begin_id: int, num_semantic: int, im_end_id: int) -> Tensor:
     """Rows of a head ``[V, dim]`` that speech asks for: the semantic ones, then the end."""
     end = semantic_begin_id + num_semantic
-    return torch.cat((head[semantic_begin_id:end], head[im_end_id : im_end_id + 1]))
+    return joined((head[semantic_begin_id:end], head[im_end_id : im_end_id + 1]))
 
 
 def _blocks(config: BlockConfig) -> nn.ModuleList:

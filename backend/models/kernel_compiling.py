@@ -42,7 +42,7 @@ _SECONDS = {
 _SHARE_OF_THREADS = 4
 """One of so many does what stands back: it shares Python's lock with whoever captures graphs."""
 
-_waking = Lock()
+_waking, _reading = Lock(), Lock()
 
 
 def wake() -> None:
@@ -54,6 +54,21 @@ def wake() -> None:
         from triton.runtime import driver
 
         _ = driver.active
+    read_compiler()
+
+
+def read_compiler() -> None:
+    """Have Triton's hash of itself made, which it begins the name of every kernel with.
+
+    It reads 0.4 GB in pieces and takes Python's lock for each. Chains that come first at the same
+    time would each do so, and keep each other waiting for seconds.
+    """
+    with _reading:
+        try:
+            from triton.runtime.cache import triton_key
+        except ImportError:  # it is elsewhere in other versions, and made with the first kernel
+            return
+        triton_key()
 
 
 loads_or_captures = Lock()

@@ -10,16 +10,19 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from backend import opt_engine
 from backend.core.errors import ConfigurationError
 from backend.core.settings import read_settings
-from backend.engine import compile_start
+from backend.engine import compile_start, encode_reference
 from backend.engine.codec_precision import FusedChoice
 from backend.engine.codec_setup import choose_codec_setup
 from backend.engine.compile_start import CompileStart, begin_decoder, begin_encoder
@@ -257,7 +260,7 @@ def test_it_is_for_cards_and_where_the_setting_says_so(monkeypatch, device, comp
     settings = read_settings(None, compile_ahead=compile_ahead)
     with CompileStart.of(settings, torch.device(device)) as start:
         start.begin("prompts", lambda: None)
-    assert sorted(begun) == (["prompts", "the driver"] if begins else [])
+    assert sorted(begun) == (["prompts", "the compiler itself", "the driver"] if begins else [])
 
 
 def test_an_engine_begins_it_for_all_its_stages(monkeypatch):
@@ -267,8 +270,54 @@ def test_an_engine_begins_it_for_all_its_stages(monkeypatch):
     settings = read_settings(None, model="pocket", device="cpu", max_slots=1, max_seq_len=256)
     OptimizedEngine.load(settings, POCKET).close()
     assert sorted(begun) == [
-        "decode steps", "the codec's decoding half", "the codec's encoding half", "the driver",
+        "decode steps", "the codec's decoding half", "the codec's encoding half",
+        "the compiler itself", "the driver",
     ]  # fmt: skip
+
+
+def test_a_recording_that_comes_before_its_kernels_waits_for_them(monkeypatch):
+    settings = read_settings(None, model="pocket", device="cpu", max_slots=1, max_seq_len=256)
+    samples = np.sin(np.arange(3_000, dtype=np.float32) / 20)
+    plain = OptimizedEngine.load(settings, POCKET)
+    expected = plain.encode_reference(samples)
+    plain.close()
+    said, has_come = list[str](), threading.Event()
+    finish = CompileStart.finish
+
+    class Compiled:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def compile_for(self, _: object) -> None:
+            assert has_come.wait(30)
+            said.append("compiled")
+
+    class SayingOps(TorchOps):
+        def compiling(self):
+            said.append("used")
+            return super().compiling()
+
+    def saying_finish(start: CompileStart, timeout_s: float | None = None) -> bool:
+        if timeout_s is None:
+            has_come.set()
+        return finish(start, timeout_s)
+
+    fused = FusedChoice(encode=SayingOps())
+    fuse(monkeypatch, fused)
+    monkeypatch.setattr(compile_start, "FusedEncoder", Compiled)
+    monkeypatch.setattr(CompileStart, "finish", saying_finish)
+    monkeypatch.setattr(CompileStart, "of", lambda _, device: CompileStart(device))
+    monkeypatch.setattr(
+        opt_engine, "choose_codec_setup",
+        lambda *args: replace(choose_codec_setup(*args), fused=fused),
+    )  # fmt: skip
+    for module in (compile_start, encode_reference):
+        monkeypatch.setattr(module, "MOST_EAGER_BYTES", 0)
+    engine = OptimizedEngine.load(settings, POCKET)
+    assert said == []
+    assert np.array_equal(engine.encode_reference(samples), expected)
+    assert said[:2] == ["compiled", "used"]
+    engine.close()
 
 
 @pytest.mark.parametrize("was_enabled", [True, False])

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from backend.models.kernel_compiling import (
     compiling,
     loading,
     loads_or_captures,
+    wake,
 )
 
 
@@ -157,6 +159,29 @@ def test_threads_are_shared_by_all_that_compile(triton):
             assert kernel_compiling._threads._threads is first
         assert kernel_compiling._threads._threads is first
     assert kernel_compiling._threads._threads is None
+
+
+def test_tritons_hash_of_itself_is_made_once_however_many_come_first(triton, monkeypatch):
+    made, barrier = list[str](), threading.Barrier(4)
+
+    @cache  # as in Triton: whoever comes before it is there makes another one
+    def triton_key() -> str:
+        threading.Event().wait(0.01)
+        made.append("hash")
+        return "hash"
+
+    def come() -> None:
+        barrier.wait(10)
+        wake()
+
+    module = SimpleNamespace(triton_key=triton_key)
+    monkeypatch.setitem(sys.modules, "triton.runtime.cache", module)
+    threads = [threading.Thread(target=come) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["hash"]
 
 
 class SlowKernel(FakeKernel):

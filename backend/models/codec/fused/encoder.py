@@ -129,8 +129,9 @@ class FusedEncoder:
         """
         batch = samples.shape[0]
         num_frames = samples.shape[1] // self._codec.frame_length
-        rows = torch.arange(batch, device=samples.device)
-        streams = Streams(pool, rows, torch.full_like(rows, num_frames))
+        numbers = torch.zeros if self._is_dry else torch.arange  # see ``_windows``
+        rows = numbers(batch, dtype=torch.int64, device=samples.device)
+        streams = Streams(pool, rows, rows.new_full((batch,), num_frames))
         windows = self._windows(samples, streams)
         x, s = (self._room(windows, self._entry, place) for place in (None, self._first_place))
         first = self._stages[0].units[0].entry
@@ -165,6 +166,10 @@ class FusedEncoder:
 
     def _windows(self, samples: Tensor, streams: Streams) -> Signal:
         """Give the samples that each output of the first convolution sees, filled up with zeros."""
+        if self._is_dry:  # without memory, joining would import a compiler (``models.joining``)
+            batch, length = samples.shape
+            windows = self._ops.room((batch, length, LEAST_CHANNELS), samples)
+            return Signal(windows, self._codec.frame_length)
         assert self._entry_place is not None
         start, size = self._entry_place.start, self._entry_place.size
         past = streams.pool.histories[:, start : start + size]
