@@ -33,7 +33,7 @@ HOPPER = (9, 0)
 RESIDENT_ROWS = 16
 """Rows up to which resident kernels are faster than a chain of Triton kernels: measured on an H200,
 as are the next two."""
-RESIDENT_ROWS_BESIDE_BATCH = 2
+RESIDENT_ROWS_BESIDE_BATCH = 8
 """Likewise where the products of a chain can be CUDA kernels."""
 BATCH_ROWS = 32
 """Rows up to which products in CUDA kernels are faster than in Triton; for one row they are not."""
@@ -95,6 +95,13 @@ def rows_of_kinds(only_size: int | None, *, is_resident: bool, is_batch: bool) -
     return most_rows if is_resident else 0, BATCH_ROWS if is_batch else 0
 
 
+def resident_sizes(only_size: int | None, *, is_batch: bool) -> tuple[int, ...]:
+    """Give the batch sizes of steps that resident kernels run, where they do."""
+    most_rows, _ = rows_of_kinds(only_size, is_resident=True, is_batch=is_batch)
+    sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
+    return tuple(size for size in sizes if size <= most_rows)
+
+
 def choose_card_step(
     decoder: FrameDecoder, model: DualAR, *, room: GraphRoom | None, is_fused: bool,
     is_resident: bool = False, is_batch: bool = False, only_size: int | None = None,
@@ -123,8 +130,10 @@ def choose_card_step(
             decoder, notes = replace(decoder, ops=ops), notes + compiled_notes
         steps = BoundSteps(_plain_maker(decoder), decoder, room)
         return CardStep(steps.run, steps.warm_up, notes=notes)
-    why_not = _why_not_resident(decoder, model) if is_resident else "they are off"
     why_no_batch = _why_not_batch(decoder, model) if is_batch else "they are off"
+    sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
+    resident = resident_sizes(only_size, is_batch=why_no_batch is None)
+    why_not = _why_not_resident(decoder, model, resident) if is_resident else "they are off"
     if _capability(decoder) == HOPPER:
         if is_resident and why_not:
             notes += (f"RESIDENT_KERNELS: a kernel a layer is used, since {why_not}",)
@@ -135,7 +144,6 @@ def choose_card_step(
     resident_rows, batch_rows = rows_of_kinds(
         only_size, is_resident=why_not is None, is_batch=why_no_batch is None
     )
-    sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
     steps = BoundSteps(
         _fused_maker(decoder, model, resident_rows, batch_rows), decoder, room, _compile_chains,
         batch_sizes=sizes, boundless_rows=max(resident_rows, only_size or 0),
@@ -260,10 +268,12 @@ def _capability(decoder: FrameDecoder) -> tuple[int, int]:
     return torch.cuda.get_device_capability(decoder.store.lengths.device)
 
 
-def _why_not_resident(decoder: FrameDecoder, model: DualAR) -> str | None:
+def _why_not_resident(
+    decoder: FrameDecoder, model: DualAR, batch_sizes: tuple[int, ...]
+) -> str | None:
     from backend.engine.resident_step import why_not_resident
 
-    return why_not_resident(model, decoder.sizes, decoder.store)
+    return why_not_resident(model, decoder.sizes, decoder.store, batch_sizes)
 
 
 def _why_not_batch(decoder: FrameDecoder, model: DualAR) -> str | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from backend.engine.card_kernels import why_no_fused_prompts
+from backend.engine.card_step import resident_sizes
 from backend.engine.codec_precision import (
     CodecPrecision,
     FusedChoice,
@@ -31,6 +32,7 @@ from backend.engine.codec_precision import (
 )
 from backend.engine.decode_frames import fused_plan
 from backend.engine.encode_reference import COMPILED, MOST_EAGER_BYTES
+from backend.engine.steps import only_batch_size
 from backend.engine.twins import codec_twin, dual_ar_twin
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.encoder import FusedEncoder, why_encoder_not_fused
@@ -101,8 +103,8 @@ class CompileStart:
             chain = partial(self._stand_back, chain)
             atexit.register(self.close)  # a process must not end in the middle of a compiler
         thread = Thread(target=self._run, args=(name, chain), name=f"compile {name}", daemon=True)
+        thread.start()  # before somebody can wait for it
         (self._later if is_later else self._threads).append(thread)
-        thread.start()
 
     def wait(self) -> None:
         """Return when all is done that is not for later."""
@@ -196,9 +198,10 @@ def begin_dual_ar(
             return
         twin = dual_ar_twin(settings, precision, config, codec, ids)
         is_resident = settings.resident_kernels and twin.why_not_resident() is None
-        if is_resident:
-            start.begin("resident kernels", twin.compile_resident)
         is_batch = settings.batch_kernels and twin.takes_batch_kernels()
+        if is_resident:
+            sizes = resident_sizes(only_batch_size(settings), is_batch=is_batch)
+            start.begin("resident kernels", partial(twin.compile_resident, sizes))
         if is_batch:
             start.begin("batch kernels", twin.compile_batch_kernels)
         start.begin("prompts", twin.compile_prompts)

@@ -24,7 +24,20 @@ if TYPE_CHECKING:
 
 PARTS = (
     "hopper",
-    *(f"resident_{part}" for part in ("machine", "linear", "attention", "draw", "pass")),
+    *(
+        f"resident_{part}"
+        for part in (
+            "machine",
+            "weights",
+            "mail",
+            "linear",
+            "attention",
+            "slow_attention",
+            "fast_attention",
+            "draw",
+            "pass",
+        )
+    ),
 )
 NAME = "resident_pass"
 NUM_THREADS = 256
@@ -34,7 +47,15 @@ _WARPS = 8
 _COLUMNS = 8
 """Rows of a batch that one product of the matrix units takes."""
 _LAYER_BYTES = 128
+FEW_ROWS = 2
+"""Rows up to which kernels read them one after another."""
+COPIES = 2
+"""Of mailboxes that all blocks read, so that they do not all read the same lines."""
 _MOST_SPLITS = 16
+_HEAD_DIMS = (32, 64, 128, 256)
+"""Eight dimensions a lane: a power of two of them makes a head."""
+MOST_CODES = 16
+"""Of a frame, semantic code included: attention of the fast transformer holds them in registers."""
 
 
 class DrawArguments(ctypes.Structure):
@@ -86,6 +107,7 @@ class PassSizes:
         is_slow: Over time, with a cache in slots; else over the codebooks of a frame.
         is_int8: Whether the layers' weights are.
         num_tiles: Columns of 8 rows: 1 or 2.
+        is_few: At most ``FEW_ROWS`` rows, read one after another: the least code.
         num_blocks: Of the grid.
     """
 
@@ -94,6 +116,7 @@ class PassSizes:
     is_slow: bool
     is_int8: bool
     num_tiles: int
+    is_few: bool = False
     num_blocks: int = NUM_BLOCKS
 
     def defines(self, shared_bytes: int) -> dict[str, int]:
@@ -102,6 +125,8 @@ class PassSizes:
         return {
             "NCTA": self.num_blocks,
             "NT": self.num_tiles,
+            "IS_FEW": int(self.is_few),
+            "COPIES": COPIES,
             "LAYERS": block.n_layer,
             "DIM": block.dim,
             "HEADS": block.n_head,
@@ -112,6 +137,7 @@ class PassSizes:
             "IS_SLOW": int(self.is_slow),
             "HAS_QK_NORM": int(block.qk_norm),
             "IS_INT8": int(self.is_int8),
+            "FIXED": self.fixed_bytes,
             "ROOM": shared_bytes - self.fixed_bytes,
         }
 
@@ -130,8 +156,12 @@ class PassSizes:
         share = block.n_head // block.n_local_heads
         mixed = (_WARPS if self.is_slow else 1) * share * (block.head_dim + 4) * 4
         mixed += (share + 2 if self.is_slow else 1) * block.head_dim * 4
-        scratch = (_WARPS * 8 + 64) * 4 + 8 * 8
+        scratch = (_WARPS * 8 + 64) * 4 + 12 * 8
+        features = qkv + 2 * block.dim + 2 * block.intermediate_size
+        scales = block.n_layer * features // self.num_blocks * 4 if self.is_int8 else 4
+        norms = (2 * block.n_layer + 1) * (block.dim // self.num_blocks) * 2
         total = sums + squares + residual + mixed + scratch + block.n_layer * _LAYER_BYTES
+        total += scales + norms
         return -(-total // 128) * 128
 
     @property
@@ -156,8 +186,10 @@ class PassSizes:
         share = block.n_head // block.n_local_heads
         if self.is_slow and share * block.head_dim != NUM_THREADS:
             return "its head groups are not 256 wide"
-        if block.head_dim % 32 or share > 4 or (block.qk_norm and not self.is_slow):
+        if block.head_dim not in _HEAD_DIMS or share > 4 or (block.qk_norm and not self.is_slow):
             return "its heads have another form"
+        if self.is_few and self.is_slow and FEW_ROWS * block.n_local_heads > count:
+            return "its head groups are more than the multiprocessors"
         if block.qkv_bias or block.o_bias:
             return "its layers have biases"
         if not self._fits(shared_bytes - self.fixed_bytes):
@@ -235,7 +267,7 @@ class ResidentPass:
             "box_codes": 0 if sizes.is_slow else max_rows,
         }
         self._boxes = {
-            name: torch.zeros(count, dtype=torch.int64, device=device)
+            name: torch.zeros(COPIES * count, dtype=torch.int64, device=device)
             for name, count in letters.items()
         }
         self._epoch = torch.zeros(1, dtype=torch.int32, device=device)

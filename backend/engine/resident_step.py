@@ -18,6 +18,8 @@ import torch
 from backend.engine.fused_step import FusedStep
 from backend.engine.nvrtc import Kernel, KernelError, compiled
 from backend.engine.resident_pass import (
+    FEW_ROWS,
+    MOST_CODES,
     NAME,
     NUM_BLOCKS,
     NUM_THREADS,
@@ -31,6 +33,8 @@ from backend.engine.resident_pass import (
 from backend.models.quantized_linear import QuantizedLinear
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from backend.engine.decode_step import FrameSizes
@@ -41,8 +45,8 @@ if TYPE_CHECKING:
     from backend.models.layers import TransformerBlock
 
 
-_TILE_ROWS = (8, 16)
-"""Rows that fill a kernel of one and of two column tiles."""
+_MOST_ROWS = (2, 8, 16)
+"""Rows that fill a kernel for few rows, and of one and of two column tiles."""
 
 
 class StepEnds(FusedStep):
@@ -122,7 +126,7 @@ def _first_linear(model: DualAR) -> torch.nn.Module:
 
 def pass_sizes(model: DualAR, sizes: FrameSizes, num_rows: int) -> tuple[PassSizes, PassSizes]:
     """Sizes of the slow and of the fast kernel for so many rows."""
-    config, num_tiles = model.config, tiles_of(num_rows)
+    config, num_tiles, is_few = model.config, tiles_of(num_rows), num_rows <= FEW_ROWS
     is_int8 = isinstance(_first_linear(model), QuantizedLinear)
     slow = PassSizes(
         config.slow_block,
@@ -130,6 +134,7 @@ def pass_sizes(model: DualAR, sizes: FrameSizes, num_rows: int) -> tuple[PassSiz
         is_slow=True,
         is_int8=is_int8,
         num_tiles=num_tiles,
+        is_few=is_few,
     )
     fast = PassSizes(
         config.fast_block,
@@ -137,22 +142,25 @@ def pass_sizes(model: DualAR, sizes: FrameSizes, num_rows: int) -> tuple[PassSiz
         is_slow=False,
         is_int8=is_int8,
         num_tiles=num_tiles,
+        is_few=is_few,
     )
     return slow, fast
 
 
-def why_not_resident(model: DualAR, sizes: FrameSizes, store: KVStore) -> str | None:
+def why_not_resident(
+    model: DualAR, sizes: FrameSizes, store: KVStore, batch_sizes: Sequence[int] = _MOST_ROWS
+) -> str | None:
     """Why the resident kernels cannot run this network here, or None if they can.
 
-    It compiles them if all else is well, in parallel and once a machine.
+    It compiles those for ``batch_sizes`` if all else is well, in parallel and once a machine.
     """
     device = store.lengths.device
     reason = misfit_of(model, sizes, store, device)
     if reason is not None:
         return reason
     try:
-        compile_images(model, sizes, device)
-        for each in _kinds(model, sizes):
+        compile_images(model, sizes, device, batch_sizes)
+        for each in _kinds(model, sizes, batch_sizes):
             kernel_of(each, device, has_pdl=True)
     except KernelError as error:
         return str(error).splitlines()[0]
@@ -173,27 +181,32 @@ def misfit_of(model: DualAR, sizes: FrameSizes, store: KVStore, device: torch.de
         return "the weights are neither plain nor int8"
     if config.fast_dim != config.dim or config.norm_fastlayer_input:
         return "the fast transformer does not read the hidden states as they are"
+    if sizes.num_codebooks > MOST_CODES:
+        return f"a frame has more than {MOST_CODES} codes"
     shared_bytes = properties.shared_memory_per_block_optin
-    for each in _kinds(model, sizes):
+    for each in _kinds(model, sizes, _MOST_ROWS):
         reason = each.misfit(shared_bytes)
         if reason:
             return reason
     return None
 
 
-def compile_images(model: DualAR, sizes: FrameSizes, device: torch.device) -> None:
+def compile_images(
+    model: DualAR, sizes: FrameSizes, device: torch.device, batch_sizes: Sequence[int]
+) -> None:
     """Compile the kernels of a network for a card, in parallel; nothing is loaded.
 
     Raises:
         KernelError: NVRTC is not there, or refuses the source.
     """
-    kinds = _kinds(model, sizes)
+    kinds = _kinds(model, sizes, batch_sizes)
     with ThreadPoolExecutor(len(kinds)) as threads:  # the compiler works outside Python's lock
         list(threads.map(lambda each: _image(each, device, has_pdl=True), kinds))
 
 
-def _kinds(model: DualAR, sizes: FrameSizes) -> list[PassSizes]:
-    return [each for rows in _TILE_ROWS for each in pass_sizes(model, sizes, rows)]
+def _kinds(model: DualAR, sizes: FrameSizes, batch_sizes: Sequence[int]) -> list[PassSizes]:
+    kinds = [each for rows in batch_sizes for each in pass_sizes(model, sizes, rows)]
+    return list(dict.fromkeys(kinds))
 
 
 @cache

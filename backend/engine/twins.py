@@ -72,11 +72,11 @@ class DualARTwin:
 
         return misfit_of(self.model, self.sizes, self.store, self.card)
 
-    def compile_resident(self) -> None:
-        """Compile the resident kernels."""
+    def compile_resident(self, batch_sizes: tuple[int, ...]) -> None:
+        """Compile the resident kernels for some batch sizes."""
         from backend.engine.resident_step import compile_images
 
-        compile_images(self.model, self.sizes, self.card)
+        compile_images(self.model, self.sizes, self.card, batch_sizes)
 
     def compile_prompts(self) -> None:
         """Compile what prompts start."""

@@ -30,6 +30,7 @@ DEVICE void multiply_add(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0
             }
     }
 }
+DEVICE float quotient(float x, float y) { return x / y; }
 DEVICE u32 multiplied(u32 left, u32 right) {
     const u32 mask = 0xFFFF0000u;
     return packed(__uint_as_float(left << 16) * __uint_as_float(right << 16),

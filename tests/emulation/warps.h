@@ -155,6 +155,7 @@ static bool __any_sync(int, bool v) {
 static float __uint_as_float(unsigned v) { return emulation::as_float(v); }
 static unsigned __float_as_uint(float v) { return emulation::as_bits(v); }
 #define __expf std::exp
+static float __fdividef(float x, float y) { return x / y; }
 static float rsqrtf(float v) { return 1.f / std::sqrt(v); }
 using std::fmax;
 static int min(int a, int b) { return a < b ? a : b; }
@@ -184,6 +185,7 @@ static bool is_complete(unsigned barrier, unsigned parity) {
     }
     return (w.phase & 1u) != parity;
 }
+static void hide(int &) {}
 static void wait_for_kernel_before() {}
 static void let_next_kernel_start() {}
 static void still_waiting(unsigned &tries) {

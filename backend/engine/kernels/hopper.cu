@@ -9,6 +9,7 @@ constexpr u32 FULL = 0xFFFFFFFFu;
 struct alignas(16) Words4 { u32 w[4]; };
 struct alignas(16) Pair64 { u64 a, b; };
 struct alignas(16) Float4 { float v[4]; };
+struct alignas(8) Two { u32 w[2]; };
 struct alignas(8) Float2 { float v[2]; };
 
 #ifndef EMULATED
@@ -73,6 +74,13 @@ DEVICE void widened(u32 word, u32 &low, u32 &high) {
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(high)
         : "r"(q & 0xFF7FFF7Fu), "r"(0x3F803F80u), "r"((q & 0xFF80FF80u) ^ 0x80008000u));
 }
+// A quotient of numbers of ordinary size, rounded like a division but for rare last bits.
+DEVICE float quotient(float x, float y) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(y));
+    const float first = x * inverse;
+    return fmaf(fmaf(-first, y, x), inverse, first);
+}
 DEVICE void wait_for_kernel_before() {
 #ifdef HAS_PDL
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -83,6 +91,9 @@ DEVICE void let_next_kernel_start() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+// What is computed from a value behind this is computed anew: else addresses of all linear layers are
+// kept in registers through all of them.
+DEVICE void hide(int &value) { asm volatile("" : "+r"(value)); }
 DEVICE void still_waiting(u32 &tries) {
     if (++tries > (1u << 24)) asm volatile("trap;");
 }

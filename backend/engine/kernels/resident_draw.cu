@@ -1,4 +1,4 @@
-// Resident passes, part 4: drawing a residual code; a block a row. Rules of kernels/sampling.py.
+// Resident passes, part 8: drawing a residual code; a block a row. Rules of kernels/sampling.py.
 
 #if !IS_SLOW
 constexpr int PAIRS = (NUM_LOGITS / 2 + THREADS - 1) / THREADS, VALUES = 2 * PAIRS;
@@ -27,18 +27,17 @@ DEVICE Best better(const Best &x, const Best &y) {
     return y.score > x.score || (y.score == x.score && y.code < x.code) ? y : x;
 }
 
+DEVICE Best of_lane(const Best &best, int distance) {
+    return {__shfl_xor_sync(FULL, best.score, distance), __shfl_xor_sync(FULL, best.p, distance),
+            (int)__float_as_uint(__shfl_xor_sync(FULL, __uint_as_float(best.code), distance))};
+}
+
 struct Reducer { u32 *scratch; int turn, warp, lane; };
 
 DEVICE Best best_of_block(Reducer &r, Best best) {
 #pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-        Best other;
-        other.score = __shfl_xor_sync(FULL, best.score, distance);
-        other.p = __shfl_xor_sync(FULL, best.p, distance);
-        other.code = (int)__float_as_uint(__shfl_xor_sync(FULL, __uint_as_float(best.code), distance));
-        best = better(best, other);
-    }
-    u32 *mine = r.scratch + r.turn * WARPS * 3;
+    for (int distance = 1; distance < 32; distance *= 2) best = better(best, of_lane(best, distance));
+    u32 *mine = r.scratch + r.turn * WARPS * 6;
     r.turn ^= 1;
     if (r.lane == 0) {
         mine[r.warp * 3] = __float_as_uint(best.score);
@@ -57,7 +56,7 @@ DEVICE Float2 sums_of_block(Reducer &r, float left, float right) {
         left += __shfl_xor_sync(FULL, left, distance);
         right += __shfl_xor_sync(FULL, right, distance);
     }
-    u32 *mine = r.scratch + r.turn * WARPS * 3;
+    u32 *mine = r.scratch + r.turn * WARPS * 6;
     r.turn ^= 1;
     if (r.lane == 0)
         mine[r.warp * 3] = __float_as_uint(left), mine[r.warp * 3 + 1] = __float_as_uint(right);
@@ -80,6 +79,51 @@ DEVICE int likeliest(const float (&values)[VALUES], const float (&p)[VALUES], in
     }
     best = best_of_block(r, best);
     return best.code;
+}
+
+// The largest logit, and the sum of exp(logit - top).
+struct Sums { float top, total; };
+
+// Both, and the code with the largest score (its logit in place of its probability), with one barrier:
+// each warp sums against its own largest logit first.
+DEVICE Sums sums_and_winner(const float (&z)[VALUES], const float (&scores)[VALUES], int tid, Reducer &r,
+                            Best &best) {
+    Sums own = {LOWEST, 0.f};
+    best = {__uint_as_float(0xFF800000u), 0.f, NUM_LOGITS - 1};
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) {
+        own.top = fmaxf(own.top, z[i]);
+        best = better(best, {scores[i], z[i], (i / 2 * THREADS + tid) * 2 + i % 2});
+    }
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2)
+        own.top = fmaxf(own.top, __shfl_xor_sync(FULL, own.top, distance));
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) own.total += __expf(z[i] - own.top);
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+        own.total += __shfl_xor_sync(FULL, own.total, distance);
+        best = better(best, of_lane(best, distance));
+    }
+    u32 *mine = r.scratch + r.turn * WARPS * 6;
+    r.turn ^= 1;
+    if (r.lane == 0) {
+        u32 *to = mine + r.warp * 6;
+        to[0] = __float_as_uint(best.score), to[1] = __float_as_uint(best.p), to[2] = best.code;
+        to[3] = __float_as_uint(own.top), to[4] = __float_as_uint(own.total);
+    }
+    __syncthreads();
+    Sums all = {LOWEST, 0.f};
+#pragma unroll
+    for (int w = 0; w < WARPS; ++w) {
+        const u32 *from = mine + w * 6;
+        best = better(best, {__uint_as_float(from[0]), __uint_as_float(from[1]), (int)from[2]});
+        all.top = fmaxf(all.top, __uint_as_float(from[3]));
+    }
+#pragma unroll
+    for (int w = 0; w < WARPS; ++w)
+        all.total += __uint_as_float(mine[w * 6 + 4]) * __expf(__uint_as_float(mine[w * 6 + 3]) - all.top);
+    return all;
 }
 
 // How one row draws; the same for all its codebooks.
@@ -150,25 +194,24 @@ DEVICE int draw(State &st, const Args &a, const Drawing &how, const Prepared &re
     } while (__any_sync(FULL, is_late));
 #pragma unroll
     for (int i = 0; i < VALUES; ++i)
-        if (ready.repeated >> i & 1) z[i] = z[i] < 0.f ? z[i] * how.penalty : z[i] / how.penalty;
+        if (ready.repeated >> i & 1) z[i] = z[i] < 0.f ? z[i] * how.penalty : quotient(z[i], how.penalty);
     Reducer r = {st.sm->scratch, 0, st.warp, st.lane};
     Best best;
-    const float nothing[VALUES] = {};
-    int code = likeliest(z, nothing, st.tid, r, best);
-    if (how.is_greedy) return code;
-    const float top = best.score;
-    float total = 0.f;
+    if (how.is_greedy) {
+        const float nothing[VALUES] = {};
+        return likeliest(z, nothing, st.tid, r, best);
+    }
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) {
         const bool is_code = (i / 2 * THREADS + st.tid) * 2 < NUM_LOGITS;
-        p[i] = is_code ? __expf(z[i] - top) : 0.f;
-        total += p[i];
-        score[i] = z[i] / how.temperature - ready.noise[i];
+        score[i] = is_code ? quotient(z[i], how.temperature) - ready.noise[i] : __uint_as_float(0xFF800000u);
+        if (!is_code) z[i] = LOWEST;
     }
-    total = sums_of_block(r, total, 0.f).v[0];
+    const Sums sums = sums_and_winner(z, score, st.tid, r, best);
 #pragma unroll
-    for (int i = 0; i < VALUES; ++i) p[i] = p[i] / total;
-    code = likeliest(score, p, st.tid, r, best);
+    for (int i = 0; i < VALUES; ++i) p[i] = quotient(__expf(z[i] - sums.top), sums.total);
+    best.p = quotient(__expf(best.p - sums.top), sums.total);
+    int code = best.code;
     if (how.top_p > 1.f && how.top_k >= NUM_LOGITS) return code;
     while (true) {  // strike out losers until a winner stands inside the cut
         float rank = 0.f, mass = 0.f;
@@ -176,7 +219,7 @@ DEVICE int draw(State &st, const Args &a, const Drawing &how, const Prepared &re
 #pragma unroll
         for (int i = 0; i < VALUES; ++i) {
             const int each = (i / 2 * THREADS + st.tid) * 2 + i % 2;
-            is_above[i] = p[i] > best.p || (p[i] == best.p && each < code);
+            is_above[i] = each != code && (p[i] > best.p || (p[i] == best.p && each < code));
             if (is_above[i]) rank += 1.f;
             if (is_above[i] || each == code) mass += p[i];
         }

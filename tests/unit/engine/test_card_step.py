@@ -64,7 +64,7 @@ def test_one_batch_size_holds_all_slots(wish: str, max_slots: int, size: int | N
 
 @pytest.mark.parametrize(
     ("why_not", "why_no_batch", "only_size", "resident", "batch"),
-    [(None, None, None, 2, 32), (None, "no compiler", None, 16, 0), ("no room", None, None, 0, 32),
+    [(None, None, None, 8, 32), (None, "no compiler", None, 16, 0), ("no room", None, None, 0, 32),
      (None, None, 8, 16, 32), ("no room", "no compiler", None, 0, 0)],
 )  # fmt: skip
 def test_each_size_takes_the_fastest_kernels_there_are(

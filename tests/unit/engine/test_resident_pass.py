@@ -15,6 +15,7 @@ from backend.engine.decode_step import FrameDecoder, FrameSizes
 from backend.engine.kv_store import KVStore
 from backend.engine.noise import exponential_noise
 from backend.engine.resident_pass import (
+    FEW_ROWS,
     DrawArguments,
     PassArguments,
     PassSizes,
@@ -68,8 +69,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PassSizes, int]
     return compiled
 
 
-def make_model(*, is_int8: bool) -> DualAR:
-    model = DualAR(DualARConfig.from_dict(CONFIG))
+# as many head groups as warps: each warp attends for itself where there is room
+EIGHT_GROUPS = {"fast_n_head": 16, "fast_n_local_heads": 8}
+
+
+def make_model(*, is_int8: bool, changes: dict[str, int] | None = None) -> DualAR:
+    model = DualAR(DualARConfig.from_dict(CONFIG | (changes or {})))
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
@@ -85,9 +90,9 @@ def make_model(*, is_int8: bool) -> DualAR:
     return model
 
 
-def widened(model: DualAR, *, is_int8: bool) -> DualAR:
+def widened(model: DualAR, *, is_int8: bool, changes: dict[str, int] | None = None) -> DualAR:
     """The same numbers in float32."""
-    wide = DualAR(DualARConfig.from_dict(CONFIG))
+    wide = DualAR(DualARConfig.from_dict(CONFIG | (changes or {})))
     if is_int8:
         replace_linears(wide, "int8")
     wide.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
@@ -159,7 +164,7 @@ def test_the_slow_pass_is_as_near_to_float32_as_the_plain_step(build, lengths, i
     config, count = model.config, len(lengths)
     sizes = PassSizes(
         config.slow_block, SIZES.num_semantic + 1, is_slow=True, is_int8=is_int8,
-        num_tiles=tiles_of(count), num_blocks=NUM_BLOCKS,
+        num_tiles=tiles_of(count), is_few=count <= FEW_ROWS, num_blocks=NUM_BLOCKS,
     )  # fmt: skip
     assert model.semantic_head is not None
     assert sizes.misfit(sizes.fixed_bytes + space) is None
@@ -195,17 +200,19 @@ TAKES = (
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "is_int8", "space"),
-    [(2, True, 190_000),
-     pytest.param(3, False, 430_000, marks=pytest.mark.slow),
-     pytest.param(6, False, 300_000, marks=pytest.mark.slow)],
+    ("num_rows", "is_int8", "space", "changes"),
+    [(1, True, 430_000, EIGHT_GROUPS), (2, True, 190_000, {}),
+     pytest.param(2, True, 430_000, EIGHT_GROUPS, marks=pytest.mark.slow),
+     pytest.param(3, False, 430_000, {}, marks=pytest.mark.slow),
+     pytest.param(6, False, 300_000, {}, marks=pytest.mark.slow)],
 )  # fmt: skip
 @torch.inference_mode()
 def test_the_fast_passes_draw_from_logits_as_near_to_float32_as_the_plain_ones(
-    build, num_rows, is_int8, space
+    build, num_rows, is_int8, space, changes
 ):
-    model = make_model(is_int8=is_int8)
-    exact, plain = (Room(each, [1] * num_rows) for each in (widened(model, is_int8=is_int8), model))
+    model = make_model(is_int8=is_int8, changes=changes)
+    wide = widened(model, is_int8=is_int8, changes=changes)
+    exact, plain = (Room(each, [1] * num_rows) for each in (wide, model))
     config, state, slots = model.config, plain.state, plain.slots
     noise = torch.Generator().manual_seed(3)
     for slot in range(num_rows):
@@ -214,10 +221,11 @@ def test_the_fast_passes_draw_from_logits_as_near_to_float32_as_the_plain_ones(
     state.recent.copy_(recent)
     sizes = PassSizes(
         config.fast_block, SIZES.num_residual, is_slow=False, is_int8=is_int8, num_tiles=1,
-        num_blocks=NUM_BLOCKS,
+        is_few=num_rows <= FEW_ROWS, num_blocks=NUM_BLOCKS,
     )  # fmt: skip
     assert sizes.misfit(sizes.fixed_bytes + space) is None
-    cache = torch.full((2, 2, num_rows, 4, 4, 64), float("nan")).bfloat16()
+    groups = config.fast_n_local_heads
+    cache = torch.full((2, 2, num_rows, groups, 4, 64), float("nan")).bfloat16()
     fast = ResidentPass(
         blocks(model.fast_layers), sizes, rope=model.fast_rope, cache=cache,
         cache_strides=(cache.stride(2), cache.stride(3)),
