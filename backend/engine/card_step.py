@@ -17,6 +17,7 @@ from backend.engine.attention import MaskedAttention, StepPlan
 from backend.engine.capture import RUNS_BEFORE_CAPTURE, RUNS_OF_OWN_KERNELS, captured
 from backend.engine.compiling import DECODE_LAYERS, not_compiled
 from backend.engine.compute import CARD_BATCH_SIZES
+from backend.engine.step_weights import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
     from backend.engine.compiling import CompiledOps
     from backend.engine.decode_step import FrameDecoder
     from backend.models.dual_ar import DualAR
+    from backend.models.layers import TransformerBlock
 
 SHORTEST_BOUND = 256
 HOPPER = (9, 0)
 RESIDENT_ROWS = 16
 """Rows up to which resident kernels are faster than a chain of Triton kernels: measured on an H200,
 as are the next two."""
-RESIDENT_ROWS_BESIDE_BATCH = 8
-"""Likewise where the products of a chain can be CUDA kernels."""
+RESIDENT_ROWS_BESIDE_BATCH, RESIDENT_INT8_ROWS_BESIDE_BATCH = 4, 8
+"""Likewise where the products of a chain can be CUDA kernels, by the weights."""
 BATCH_ROWS = 32
 """Rows up to which products in CUDA kernels are faster than in Triton; for one row they are not."""
 
@@ -87,17 +89,21 @@ def _key_of(num_rows: int, bound: int, max_positions: int, boundless_rows: int) 
     return num_rows, max_positions if num_rows <= boundless_rows else bound
 
 
-def rows_of_kinds(only_size: int | None, *, is_resident: bool, is_batch: bool) -> tuple[int, int]:
+def rows_of_kinds(
+    only_size: int | None, *, is_resident: bool, is_batch: bool, is_int8: bool
+) -> tuple[int, int]:
     """Rows up to which steps are resident, and up to which they multiply in CUDA kernels."""
     # steps for one size alone serve any length, which resident kernels do without more work
     is_beside_batch = is_batch and only_size is None
-    most_rows = RESIDENT_ROWS_BESIDE_BATCH if is_beside_batch else RESIDENT_ROWS
+    most_rows = RESIDENT_ROWS
+    if is_beside_batch:
+        most_rows = RESIDENT_INT8_ROWS_BESIDE_BATCH if is_int8 else RESIDENT_ROWS_BESIDE_BATCH
     return most_rows if is_resident else 0, BATCH_ROWS if is_batch else 0
 
 
-def resident_sizes(only_size: int | None, *, is_batch: bool) -> tuple[int, ...]:
+def resident_sizes(only_size: int | None, *, is_batch: bool, is_int8: bool) -> tuple[int, ...]:
     """Give the batch sizes of steps that resident kernels run, where they do."""
-    most_rows, _ = rows_of_kinds(only_size, is_resident=True, is_batch=is_batch)
+    most_rows, _ = rows_of_kinds(only_size, is_resident=True, is_batch=is_batch, is_int8=is_int8)
     sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
     return tuple(size for size in sizes if size <= most_rows)
 
@@ -132,7 +138,8 @@ def choose_card_step(
         return CardStep(steps.run, steps.warm_up, notes=notes)
     why_no_batch = _why_not_batch(decoder, model) if is_batch else "they are off"
     sizes = CARD_BATCH_SIZES if only_size is None else (only_size,)
-    resident = resident_sizes(only_size, is_batch=why_no_batch is None)
+    is_int8 = has_int8(model)
+    resident = resident_sizes(only_size, is_batch=why_no_batch is None, is_int8=is_int8)
     why_not = _why_not_resident(decoder, model, resident) if is_resident else "they are off"
     if _capability(decoder) == HOPPER:
         if is_resident and why_not:
@@ -142,7 +149,7 @@ def choose_card_step(
     if compiled is not None:
         notes += (not_compiled(DECODE_LAYERS),)
     resident_rows, batch_rows = rows_of_kinds(
-        only_size, is_resident=why_not is None, is_batch=why_no_batch is None
+        only_size, is_resident=why_not is None, is_batch=why_no_batch is None, is_int8=is_int8
     )
     steps = BoundSteps(
         _fused_maker(decoder, model, resident_rows, batch_rows), decoder, room, _compile_chains,
@@ -262,6 +269,12 @@ def _compile_chains(steps: list[Callable[[], Tensor]]) -> None:
 
     chains = (FusedStep, BatchStep)
     compile_ahead(step for step in steps if type(getattr(step, "__self__", None)) in chains)
+
+
+def has_int8(model: DualAR) -> bool:
+    """Whether the layers' weights are int8."""
+    first: TransformerBlock = model.layers[0]  # pyright: ignore[reportAssignmentType]
+    return weights_of(first.attention.wqkv).is_int8
 
 
 def _capability(decoder: FrameDecoder) -> tuple[int, int]:

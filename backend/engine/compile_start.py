@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from backend.engine.card_kernels import why_no_fused_prompts
-from backend.engine.card_step import resident_sizes
+from backend.engine.card_step import has_int8, resident_sizes
 from backend.engine.codec_precision import (
     CodecPrecision,
     FusedChoice,
@@ -200,7 +200,9 @@ def begin_dual_ar(
         is_resident = settings.resident_kernels and twin.why_not_resident() is None
         is_batch = settings.batch_kernels and twin.takes_batch_kernels()
         if is_resident:
-            sizes = resident_sizes(only_batch_size(settings), is_batch=is_batch)
+            sizes = resident_sizes(
+                only_batch_size(settings), is_batch=is_batch, is_int8=has_int8(twin.model)
+            )
             start.begin("resident kernels", partial(twin.compile_resident, sizes))
         if is_batch:
             start.begin("batch kernels", twin.compile_batch_kernels)

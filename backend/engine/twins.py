@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backend.engine.card_kernels import kv_bits, scratch_positions
-from backend.engine.card_step import HOPPER, keys_of, rows_of_kinds
+from backend.engine.card_step import HOPPER, has_int8, keys_of, rows_of_kinds
 from backend.engine.compute import CARD_BATCH_SIZES
 from backend.engine.decode_step import FrameSizes
 from backend.engine.kv_store import KVStore
@@ -112,7 +112,7 @@ class DualARTwin:
 
         only_size = only_batch_size(settings)
         resident_rows, batch_rows = rows_of_kinds(
-            only_size, is_resident=is_resident, is_batch=is_batch
+            only_size, is_resident=is_resident, is_batch=is_batch, is_int8=has_int8(self.model)
         )
         keys = keys_of(
             settings.max_slots, self.store.max_positions,

@@ -98,8 +98,8 @@ def test_products_of_a_row_have_the_same_bits_in_every_batch(num_rows: int):
 @torch.inference_mode()
 def test_steps_of_a_card_use_it_and_can_be_told_not_to():
     model = make_model(torch.bfloat16)
-    rooms = [Room(model, 8) for _ in range(3)]
-    slots, plan = torch.arange(8, device=DEVICE), StepPlan(8, POSITIONS)
+    rooms = [Room(model, 16) for _ in range(3)]
+    slots, plan = torch.arange(16, device=DEVICE), StepPlan(16, POSITIONS)
     drawn = []
     for room, is_batch in zip(rooms, (True, False), strict=False):
         card = choose_card_step(

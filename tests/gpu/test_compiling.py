@@ -19,7 +19,13 @@ from backend.engine.step_ops import module_ops
 from backend.models.checkpoint import load_dual_ar
 from backend.opt_engine import OptimizedEngine
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),
+    # what PyTorch's compiler tells of itself: as an error it would end the compilation
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),
+    pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning"),
+]
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
 TEXTS = (

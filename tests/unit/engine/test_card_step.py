@@ -63,17 +63,18 @@ def test_one_batch_size_holds_all_slots(wish: str, max_slots: int, size: int | N
 
 
 @pytest.mark.parametrize(
-    ("why_not", "why_no_batch", "only_size", "resident", "batch"),
-    [(None, None, None, 8, 32), (None, "no compiler", None, 16, 0), ("no room", None, None, 0, 32),
-     (None, None, 8, 16, 32), ("no room", "no compiler", None, 0, 0)],
+    ("why_not", "why_no_batch", "only_size", "is_int8", "resident", "batch"),
+    [(None, None, None, False, 4, 32), (None, None, None, True, 8, 32),
+     (None, "no compiler", None, False, 16, 0), ("no room", None, None, False, 0, 32),
+     (None, None, 8, False, 16, 32), ("no room", "no compiler", None, False, 0, 0)],
 )  # fmt: skip
 def test_each_size_takes_the_fastest_kernels_there_are(
     monkeypatch: pytest.MonkeyPatch, why_not: str | None, why_no_batch: str | None,
-    only_size: int | None, resident: int, batch: int,
+    only_size: int | None, is_int8: bool, resident: int, batch: int,
 ):  # fmt: skip
     made = Mock()
     answers = {"_why_not_fused": None, "_why_not_resident": why_not, "_capability": (9, 0),
-               "_why_not_batch": why_no_batch}  # fmt: skip
+               "_why_not_batch": why_no_batch, "has_int8": is_int8}  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(card_step, name, Mock(return_value=answer))
     monkeypatch.setattr(card_step, "_fused_maker", made)
