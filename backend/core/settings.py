@@ -110,8 +110,9 @@ class Settings(BaseSettings):
     them, /health says why. `false` starts a chain of kernels instead. No effect on other cards."""
 
     batch_kernels: bool = True
-    """On Hopper cards, in bf16: decode steps of 4 to 32 streams multiply in CUDA kernels that join
-    a product with all around it. Otherwise as `RESIDENT_KERNELS`, whose steps of 1 and 2 stay."""
+    """On Hopper cards, in bf16: decode steps of up to 32 streams, but for the few that resident
+    kernels are faster for (4, or 8 with int8 weights), multiply in CUDA kernels that join a
+    product with all around it. Otherwise as `RESIDENT_KERNELS`."""
 
     batch_invariant: Literal["auto", "on", "off"] = "auto"
     """On a card: a seed gives the same codes in any company, to the last bit, also in half
