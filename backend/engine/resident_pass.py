@@ -47,6 +47,8 @@ _WARPS = 8
 _COLUMNS = 8
 """Rows of a batch that one product of the matrix units takes."""
 _LAYER_BYTES = 128
+_STAMPS = 1024
+"""Of a launch, see ``resident_pass.cu``."""
 FEW_ROWS = 2
 """Rows up to which kernels read them one after another."""
 COPIES = 2
@@ -190,6 +192,8 @@ class PassSizes:
             return "its heads have another form"
         if self.is_few and self.is_slow and FEW_ROWS * block.n_local_heads > count:
             return "its head groups are more than the multiprocessors"
+        if (1 if self.is_slow else MOST_CODES) * (8 * block.n_layer + 16) > _STAMPS:
+            return "it has too many layers"
         if block.qkv_bias or block.o_bias:
             return "its layers have biases"
         if not self._fits(shared_bytes - self.fixed_bytes):
@@ -197,7 +201,7 @@ class PassSizes:
         return None
 
     def _fits(self, room: int) -> bool:
-        """Whether the weights do: see ``resident_linear.cu`` on the places of the phases."""
+        """Whether the weights do: see ``resident_weights.cu`` on the places of the phases."""
         block, count = self.block, self.num_blocks
         size = 1 if self.is_int8 else 2
         mixed = block.n_head * block.head_dim
@@ -306,6 +310,7 @@ class ResidentPass:
     def _arguments(self, x: Tensor, slots: Tensor) -> PassArguments:
         batch, block = slots.shape[0], self._sizes.block
         splits = max(1, self._sizes.num_blocks // (batch * block.n_local_heads))
+        splits = 1 << (splits.bit_length() - 1)  # shuffles join them
         names = ("layers", "x", "head_norm", "head", "epoch", "rope", "slots")
         tensors = (self._table, x, self._head_norm, self._head, self._epoch, self._rope, slots)
         boxes = dict(zip(self._boxes, _address(*self._boxes.values()), strict=True))

@@ -181,8 +181,8 @@ def misfit_of(model: DualAR, sizes: FrameSizes, store: KVStore, device: torch.de
         return "the weights are neither plain nor int8"
     if config.fast_dim != config.dim or config.norm_fastlayer_input:
         return "the fast transformer does not read the hidden states as they are"
-    if sizes.num_codebooks > MOST_CODES:
-        return f"a frame has more than {MOST_CODES} codes"
+    if not 2 <= sizes.num_codebooks <= MOST_CODES:
+        return f"a frame has {sizes.num_codebooks} codes and not 2 to {MOST_CODES}"
     shared_bytes = properties.shared_memory_per_block_optin
     for each in _kinds(model, sizes, _MOST_ROWS):
         reason = each.misfit(shared_bytes)

@@ -214,6 +214,7 @@ DEVICE int draw(State &st, const Args &a, const Drawing &how, const Prepared &re
     int code = best.code;
     if (how.top_p > 1.f && how.top_k >= NUM_LOGITS) return code;
     while (true) {  // strike out losers until a winner stands inside the cut
+        still_waiting(tries);
         float rank = 0.f, mass = 0.f;
         bool is_above[VALUES];
 #pragma unroll

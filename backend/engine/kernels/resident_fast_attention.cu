@@ -114,7 +114,7 @@ DEVICE void attend_row(const State &st, const Args &a, u32 stamp, int group, int
 // Where there is room for keys and values in shared memory, and a warp's head group is just what it
 // multiplies next: then each block attends for itself, and nothing is handed over.
 constexpr int IN_USE = QKV_ROOM + OUT_ROOM + GATE_ROOM + DOWN_ROOM;
-constexpr bool CAN_ATTEND_ALONE = IS_FEW && IS_AMPLE && GROUPS == WARPS && HEAD_DIM % OutShape::STEP == 0;
+constexpr bool CAN_ATTEND_ALONE = are_few<OutShape>() && IS_AMPLE && GROUPS == WARPS && HEAD_DIM % OutShape::STEP == 0;
 constexpr int ROOM_FOR = CAN_ATTEND_ALONE ? (ROOM - IN_USE) / (LAYERS * GROUPS * HEAD_DIM * 4) : 0;
 constexpr int KEPT = ROOM_FOR < MOST_CODES ? ROOM_FOR : MOST_CODES;  // positions
 

@@ -9,7 +9,7 @@
 //     data and 32 bits of a stamp in one 64-bit letter; a reader reads until the stamp is right. So
 //     there is no barrier, and a hand-over costs one trip to the L2 cache and back.
 // The products run on the matrix units with the weights as rows and the batch as columns (of 8), so
-// one row and eight cost about the same. Each sum is made in one order, whatever the batch.
+// one row and eight cost about the same. A product is summed in one order, whatever the batch.
 //
 // Sizes are compiled in (-D): NCTA, NT (8 NT >= rows), IS_FEW (at most 4 rows, read one by one, which
 // takes the least code: what does not fit the instruction cache is slow), COPIES (of mailboxes), LAYERS, DIM, HEADS, GROUPS, HEAD_DIM, INTER,

@@ -107,8 +107,8 @@ DEVICE void hand_on(const State &st, const Pair64 (&mail)[READS], int row, u32 (
 template <class S, bool NORM>
 DEVICE void read_few_activations(const State &st, const u64 *box, const u64 *box_squares, u32 stamp,
                                  u32 (&x)[S::AT_ONCE][NT][2 * S::MMAS], float (&squares)[NT]) {
-    constexpr int READS = S::K / WARPS / 2 / 64 > 0 ? S::K / WARPS / 2 / 64 : 1;
-    constexpr int LETTERS = S::K / WARPS / 2, PARTS = S::K / 8 / WARPS;
+    constexpr int LETTERS = S::K / WARPS / 2, PARTS = S::K / 8 / WARPS, READS = (LETTERS + 63) / 64;
+    static_assert(!NORM || PARTS <= 64 || !are_few<S>(), "sums of squares of a warp");
 #pragma unroll 1
     for (int row = 0; row < st.rows; ++row) {
         const u64 *words = box + row * (S::K / 2) + st.warp * LETTERS + 2 * st.lane;

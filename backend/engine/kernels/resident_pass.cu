@@ -74,7 +74,7 @@ template <class S> DEVICE int own_place(const State &st, int item) {
 // Few rows that enter a pass are read where they lie by every block: no block has to post them.
 DEVICE void read_entering(const State &st, const Args &a, u32 (&x)[QkvShape::AT_ONCE][NT][2 * QkvShape::MMAS],
                           float (&squares)[NT]) {
-    constexpr int PAIRS_OF_WARP = DIM / WARPS / 2, READS = larger(1, PAIRS_OF_WARP / 64);
+    constexpr int PAIRS_OF_WARP = DIM / WARPS / 2, READS = (PAIRS_OF_WARP + 63) / 64;
     constexpr int L = QkvShape::LETTERS;
 #pragma unroll 1
     for (int row = 0; row < st.rows; ++row) {

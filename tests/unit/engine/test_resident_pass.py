@@ -4,6 +4,7 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,34 @@ def test_the_fast_passes_draw_from_logits_as_near_to_float32_as_the_plain_ones(
     letters = fast._boxes["box_logits"].view(torch.int32)[::2].contiguous().view(torch.bfloat16)
     got = letters.view(-1, SIZES.num_residual)[:num_rows]
     assert error(got, wanted) <= 1.2 * error(usual, wanted) + 1e-3
+
+
+def test_a_launch_cuts_attention_into_a_power_of_two_of_splits():
+    model = make_model(is_int8=False)
+    room, config = Room(model, [3] * 3), model.config
+    sizes = PassSizes(
+        config.slow_block, SIZES.num_semantic + 1, is_slow=True, is_int8=False, num_tiles=1,
+        num_blocks=32,
+    )  # fmt: skip
+    seen: list[int] = []
+    assert model.semantic_head is not None
+    slow = ResidentPass(
+        blocks(model.layers), sizes, rope=model.rope, cache=room.store.data,
+        cache_strides=(POSITIONS * config.head_dim, room.store.data.stride(2)),
+        head_norm=model.norm.weight, head=model.semantic_head,
+        launch=lambda sizes, args: seen.append(args.splits),
+    )  # fmt: skip
+    x = torch.zeros(3, config.dim, dtype=torch.bfloat16)
+    for rows in (1, 2, 3):  # 16, 8 and 5 blocks a head group
+        slow.run_slow(x[:rows], room.slots[:rows], room.store.lengths, x, x, config.dim)
+    assert seen == [16, 8, 4]
+
+
+def test_networks_that_a_launch_has_no_stamps_for_are_refused():
+    block = replace(DualARConfig.from_dict(CONFIG).fast_block, n_layer=7)
+    sizes = PassSizes(
+        block, SIZES.num_residual, is_slow=False, is_int8=True, num_tiles=1, num_blocks=NUM_BLOCKS
+    )
+    assert sizes.misfit(sizes.fixed_bytes + 430_000) == "it has too many layers"
+    block = replace(block, n_layer=6)
+    assert replace(sizes, block=block).misfit(sizes.fixed_bytes + 430_000) is None
