@@ -50,7 +50,7 @@ _LAYER_BYTES = 128
 _STAMPS = 1024
 """Of a launch, see ``resident_pass.cu``."""
 FEW_ROWS = 2
-"""Rows up to which kernels read them one after another."""
+"""Sequences up to which kernels read rows one after another; a pair of positions is two rows."""
 COPIES = 2
 """Of mailboxes that all blocks read, so that they do not all read the same lines."""
 _MOST_SPLITS = 16
@@ -109,7 +109,7 @@ class PassSizes:
         is_slow: Over time, with a cache in slots; else over the codebooks of a frame.
         is_int8: Whether the layers' weights are.
         num_tiles: Columns of 8 rows: 1 or 2.
-        is_few: At most ``FEW_ROWS`` rows, read one after another: the least code.
+        is_few: At most ``FEW_ROWS`` sequences, read row by row, which takes less code.
         num_blocks: Of the grid.
     """
 
@@ -129,6 +129,7 @@ class PassSizes:
             "NT": self.num_tiles,
             "IS_FEW": int(self.is_few),
             "COPIES": COPIES,
+            "MOST_CODES": MOST_CODES,
             "LAYERS": block.n_layer,
             "DIM": block.dim,
             "HEADS": block.n_head,

@@ -1,7 +1,7 @@
 // Resident passes, part 7: attention over the codebooks of a frame.
 
 #if !IS_SLOW
-constexpr int MOST_CODES = 16, TURNS = MOST_CODES / AT_A_TIME;
+constexpr int TURNS = MOST_CODES / AT_A_TIME;
 
 // The position of a frame that is computed, and whether the one behind it is as well.
 struct Place { int position; bool is_pair; };

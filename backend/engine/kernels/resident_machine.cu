@@ -11,10 +11,10 @@
 // The products run on the matrix units with the weights as rows and the batch as columns (of 8), so
 // one row and eight cost about the same. A product is summed in one order, whatever the batch.
 //
-// Sizes are compiled in (-D): NCTA, NT (8 NT >= rows), IS_FEW (at most 4 rows, read one by one, which
-// takes the least code: what does not fit the instruction cache is slow), COPIES (of mailboxes), LAYERS, DIM, HEADS, GROUPS, HEAD_DIM, INTER,
-// NUM_LOGITS, IS_SLOW, HAS_QK_NORM, IS_INT8, FIXED and ROOM (bytes of shared memory beside and for
-// weights).
+// Sizes are compiled in (-D): NCTA, NT (8 NT >= rows), IS_FEW (up to two sequences, whose rows are read
+// one by one: less code, which ran faster), COPIES (of mailboxes), MOST_CODES (of a frame), LAYERS, DIM,
+// HEADS, GROUPS, HEAD_DIM, INTER, NUM_LOGITS, IS_SLOW, HAS_QK_NORM, IS_INT8, FIXED and ROOM (bytes of
+// shared memory beside and for weights).
 
 constexpr int WARPS = 8, THREADS = 256;
 constexpr int SHARE = HEADS / GROUPS;

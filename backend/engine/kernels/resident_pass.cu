@@ -314,7 +314,7 @@ DEVICE void run(const Args &a) {
     if (st.cta == 0 && st.tid == 0) *a.epoch = epoch + 1;
 }
 
-static_assert(STAMPS <= 1024 && (IS_SLOW || 8 * NT <= NCTA), "stamps of a launch, blocks that draw");
+static_assert((IS_SLOW ? 1 : MOST_CODES) * STAMPS <= 1024 && (IS_SLOW || 8 * NT <= NCTA), "stamps of a launch, blocks that draw");
 
 #ifndef EMULATED
 extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_pass(const __grid_constant__ Args args) {

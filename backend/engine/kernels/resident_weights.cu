@@ -69,7 +69,7 @@ constexpr int MOST_TILES = larger(larger(QkvShape::TILES, GateShape::TILES),
 constexpr int ITEMS = OutShape::TILES * NT * 32;
 constexpr int BUFFERS = NT == 1 ? 2 : 1;  // with one, readers and writers are kept apart by a barrier
 constexpr int SCRATCH = WARPS * 8 + 64;
-constexpr int FEW_ROWS = 4;  // sequences of two rows, each with a pair
+constexpr int ENTERING = 4;  // rows of two sequences, each with a pair
 static_assert(!IS_FEW || NT == 1, "few rows");
 
 // Features of a block: of the residual stream, and of all linear layers behind each other.
@@ -88,7 +88,7 @@ struct Shared {
     float heads[IS_SLOW ? SHARE + 2 : 1][HEAD_DIM];  // queries, new key, new value
     u32 scratch[SCRATCH];
     u64 barriers[8];
-    const u16 *entering[FEW_ROWS];
+    const u16 *entering[ENTERING];
     Layer layers[LAYERS];
     // What the block's own features need, kept here since memory that is busy with weights answers late.
     float scales[IS_INT8 ? LAYERS : 1][IS_INT8 ? SCALES : 1];
