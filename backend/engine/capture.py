@@ -67,6 +67,8 @@ class GraphRoom:
         self.device = device
         self.stream = torch.cuda.Stream(device, priority=priority)
         self._pool = torch.cuda.MemPool()
+        self._anchor: torch.cuda.CUDAGraph | None = None
+        """PyTorch 2.11 refuses a pool whose last graph has gone: this one stays."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -99,6 +101,11 @@ class GraphRoom:
         with self.working():
             for _ in range(num_runs):
                 step()
+        if self._anchor is None:
+            self._anchor, _ = self._captured(lambda: torch.zeros(1, device=self.device))
+        return self._captured(step)
+
+    def _captured(self, step: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         graph = torch.cuda.CUDAGraph()
         with loads_or_captures, _no_garbage_collection(), torch.cuda.stream(self.stream):
             # thread_local: other threads may use the card meanwhile

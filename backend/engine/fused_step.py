@@ -21,7 +21,7 @@ from backend.engine.card_kernels import why_not_these_sizes
 from backend.engine.kernels.attention import fast_attention, join_splits, slow_attention
 from backend.engine.kernels.linear import few_rows_linear, many_rows_linear, norm_rows
 from backend.engine.kernels.sampling import draw_codes, embed_rows, finish_frame, spread_rows
-from backend.engine.step_splits import KEYS_AT_ONCE, attention_splits
+from backend.engine.step_splits import attention_splits, keys_at_once
 from backend.engine.step_tiles import MOST_SPLITS, few_rows_shape, tile_shape
 from backend.engine.step_weights import weights_of
 
@@ -72,9 +72,9 @@ class FusedStep:
         self._mixed = room(batch, config.n_head * config.head_dim)
         self._inner = room(batch, config.intermediate_size)
         self._logits = room(batch, sizes.num_semantic + 1)
-        self._split_length, self._splits = attention_splits(
-            batch * config.n_local_heads, length_bound
-        )
+        units = batch * config.n_local_heads
+        self._split_length, self._splits = attention_splits(units, length_bound)
+        self._keys_at_once = keys_at_once(units)
         heads = config.n_head
         self._parts = room(batch, self._splits, heads, config.head_dim + 2, of=torch.float32)
         # rows 2 b and 2 b + 1: the hidden state and the semantic code of row b
@@ -158,7 +158,7 @@ class FusedStep:
             self._store.max_positions, keys.shape[1],
             config.norm_eps, self._split_length, self._splits, config.n_head,
             config.n_local_heads, config.head_dim, max(16, triton.next_power_of_2(share)),
-            KEYS_AT_ONCE, has_norm, self._store.bits, self._pdl, num_warps=4,
+            self._keys_at_once, has_norm, self._store.bits, self._pdl, num_warps=4,
             **self._launch,
         )  # fmt: skip
         if self._splits > 1:
@@ -212,7 +212,7 @@ class FusedStep:
                 position, self._fast_qkv.shape[1], config.norm_eps, config.fast_n_head,
                 config.fast_n_local_heads, config.fast_head_dim,
                 config.fast_n_head // config.fast_n_local_heads, self._fast_kv.shape[4],
-                is_pair, has_norm, self._pdl, num_warps=2, **self._launch,
+                is_pair, has_norm, self._pdl, num_warps=1, **self._launch,
             )  # fmt: skip
             self._linear(
                 self._fast_mixed, attention.wo, self._fast_x, residual=self._fast_x, num_rows=rows
@@ -238,7 +238,7 @@ class FusedStep:
             sum(sizes.draws[:codebook]), codebook, stride, limit, int(following is not None),
             int(self.lets_early), triton.next_power_of_2(logits.shape[1]), config.num_codebooks,
             state.recent.shape[2], config.fast_dim, triton.next_power_of_2(config.fast_dim),
-            self._pdl, num_warps=8 if codebook == 0 else 4, **self._launch,
+            self._pdl, num_warps=16 if codebook == 0 else 8, **self._launch,
         )  # fmt: skip
 
     def _finish(self) -> None:
@@ -281,7 +281,7 @@ class FusedStep:
         norm_rows[(rows,)](
             x, parts[:, first:], norm, normed, stride, stride, parts.stride(0),
             self._config.norm_eps, width, triton.next_power_of_2(width), self._num_open,
-            self._pdl, **self._launch,
+            self._pdl, num_warps=8, **self._launch,
         )  # fmt: skip
         self._num_open = 0
         return normed
@@ -315,8 +315,8 @@ class FusedStep:
         if is_sum:
             out, strides = self._parts_of_sums, (strides[0], features)
             self._num_open = shape.split_k
-        stored_bytes = weights.weight.shape[1] * weights.weight.element_size()
-        lines = triton.next_power_of_2(triton.cdiv(stored_bytes, 128))
+        own_bytes = weights.weight.shape[1] * weights.weight.element_size() // shape.split_k
+        lines = triton.next_power_of_2(triton.cdiv(own_bytes, 128))
         grid = (
             triton.cdiv(features, shape.block_n), triton.cdiv(rows, shape.block_m), shape.split_k,
         )  # fmt: skip

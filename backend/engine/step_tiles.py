@@ -1,18 +1,17 @@
 """How the products of a decode step's Triton kernels are cut up."""
 
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import triton
-
 from backend.models.quantized_linear import NF4_BLOCK
 
 MOST_SPLITS = 4
 """Programs that share one sum over a wide input."""
+_STAGES, _LONG_STAGES = 4, 5
+"""Loads in flight; five for shared sums that have more. They need what the four of a gate need of
+shared memory, whose weights are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +34,18 @@ def tile_shape(
     split_k = 1
     while is_sum and split_k * 2 <= MOST_SPLITS and width % (split_k * 2 * block_k) == 0:
         split_k *= 2
-    block_m = min(64, max(16, triton.next_power_of_2(rows)))
-    return TileShape(block_m, 32, block_k, split_k, 4, 4)
+    block_m = min(64, max(16, _power_of_two(rows)))
+    is_long = is_sum and width // (split_k * block_k) > _STAGES
+    return TileShape(block_m, 32, block_k, split_k, 4, _LONG_STAGES if is_long else _STAGES)
 
 
 def few_rows_shape(width: int, *, is_int8: bool) -> tuple[int, int]:
     """Features of a program and its warps: measured best on an H200 over 2 to 16 features."""
     block_n = 4
     weights_a_thread = 32 if is_int8 else 128
-    weights = block_n * triton.next_power_of_2(width)
+    weights = block_n * _power_of_two(width)
     return block_n, max(1, weights // (weights_a_thread * 32))
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()

@@ -104,6 +104,14 @@ def test_the_fused_step_draws_what_the_plain_one_draws(plain: torch.Tensor, has_
     assert torch.equal(room.frames(step, [0, 1, 2]), plain)
 
 
+def test_how_many_positions_are_read_at_once_changes_nothing(
+    plain: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("backend.engine.fused_step.keys_at_once", lambda units: 32)
+    room = Room(torch.float32)
+    assert torch.equal(room.frames(room.card_step(), [0, 1, 2]), plain)
+
+
 def test_a_plain_graph_draws_what_the_eager_step_draws(plain: torch.Tensor):
     room = Room(torch.float32)
     assert torch.equal(room.frames(room.card_step(is_fused=False), [0, 1, 2]), plain)

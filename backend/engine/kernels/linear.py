@@ -96,11 +96,14 @@ def few_rows_linear(
 
 
 @triton.jit
-def _prefetch(ptr, N, first_row, K: tl.constexpr, BLOCK_N: tl.constexpr, LINES: tl.constexpr):
-    """Ask for ``[BLOCK_N, K]`` weights to come to the L2 cache, a line of 128 bytes at a time."""
+def _prefetch(
+    ptr, N, first_row, first, K: tl.constexpr, SHARE: tl.constexpr, BLOCK_N: tl.constexpr,
+    LINES: tl.constexpr,
+):  # fmt: skip
+    """Ask for ``[BLOCK_N, SHARE]`` weights to come to the L2 cache, 128 bytes at a time."""
     LINE: tl.constexpr = 1024 // ptr.dtype.element_ty.primitive_bitwidth
     rows = tl.minimum(first_row + tl.arange(0, BLOCK_N), N - 1)
-    starts = tl.minimum(tl.arange(0, LINES) * LINE, K - 1)
+    starts = first + tl.minimum(tl.arange(0, LINES) * LINE, SHARE - 1)
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l",
         [ptr + rows[:, None].to(tl.int64) * K + starts[None, :]], tl.int32, False, 1,
@@ -124,15 +127,18 @@ def many_rows_linear(
         out_ptr: ``[SPLIT_K, M, N]``, ``split_stride`` and ``out_stride`` apart; float32 where
             parts are meant.
         K: A multiple of ``SPLIT_K * BLOCK_K``.
-        LINES: Lines of 128 bytes in a row of weights, rounded up to a power of two.
+        LINES: Lines of 128 bytes in a program's part of a row of weights, rounded up to a power of
+            two.
         w_ptr: With ``IS_NF4`` as in ``kernels.nf4``.
     """
     STORED: tl.constexpr = K // 2 if IS_NF4 else K
+    OWN: tl.constexpr = STORED // SPLIT_K
     if PDL:
         gdc_launch_dependents()
-        _prefetch(w_ptr, N, tl.program_id(0) * BLOCK_N, STORED, BLOCK_N, LINES)
+        row, own = tl.program_id(0) * BLOCK_N, tl.program_id(2) * OWN
+        _prefetch(w_ptr, N, row, own, STORED, OWN, BLOCK_N, LINES)
         if HAS_GATE:
-            _prefetch(w2_ptr, N, tl.program_id(0) * BLOCK_N, STORED, BLOCK_N, LINES)
+            _prefetch(w2_ptr, N, row, own, STORED, OWN, BLOCK_N, LINES)
         gdc_wait()
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     OUT: tl.constexpr = out_ptr.dtype.element_ty

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.engine.step_splits import attention_splits
+from backend.engine.step_splits import attention_splits, keys_at_once
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,11 @@ def test_splits_cover_all_positions_and_grow_with_the_batch(
     length, splits = attention_splits(units, max_length)
     assert (length, splits) == wanted
     assert length * splits >= max_length
+
+
+@pytest.mark.parametrize(("units", "wanted"), [(8, 64), (256, 64), (512, 32), (1024, 32)])
+def test_many_programs_read_fewer_positions_at_once(units: int, wanted: int):
+    keys = keys_at_once(units)
+    assert keys == wanted
+    length, _ = attention_splits(units, 8192)
+    assert length % keys == 0
