@@ -249,14 +249,17 @@ def _fused_maker(
     from backend.engine.fused_step import FusedStep
     from backend.engine.resident_step import ResidentStep
 
-    has_pdl = _capability(decoder) >= HOPPER
+    capability = _capability(decoder)
+    has_pdl = capability >= HOPPER
     parts = (model, decoder.sizes, decoder.store, decoder.state)
 
     def make(slot_ids: Tensor, plan: StepPlan) -> Callable[[], Tensor]:
         if plan.num_rows <= resident_rows:
             return ResidentStep(*parts, slot_ids, has_pdl=has_pdl).run
         kind = BatchStep if 1 < plan.num_rows <= batch_rows else FusedStep
-        return kind(*parts, slot_ids, plan.length_bound, has_pdl=has_pdl).run
+        return kind(
+            *parts, slot_ids, plan.length_bound, has_pdl=has_pdl, is_hopper=capability == HOPPER
+        ).run
 
     return make
 

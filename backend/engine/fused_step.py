@@ -47,6 +47,7 @@ class FusedStep:
         slot_ids: ``[P]`` int64, read at every run; rows that only fill up name the scratch slot.
         length_bound: Positions up to which the slow attention can look.
         has_pdl: Whether kernels may start before the one in front has ended (Hopper and later).
+        is_hopper: Whether the card has Hopper's wide matrix instructions.
     """
 
     lets_early = False
@@ -54,10 +55,11 @@ class FusedStep:
 
     def __init__(
         self, model: DualAR, sizes: FrameSizes, store: KVStore, state: SlotState,
-        slot_ids: Tensor, length_bound: int, *, has_pdl: bool,
+        slot_ids: Tensor, length_bound: int, *, has_pdl: bool, is_hopper: bool = False,
     ) -> None:  # fmt: skip
         self._model, self._sizes, self._store, self._state = model, sizes, store, state
         self._slots, self._pdl = slot_ids, has_pdl
+        self._is_hopper = is_hopper
         self._config = config = model.config
         self._num_rows = batch = slot_ids.shape[0]
         self._launch: dict[str, Any] = {"launch_pdl": True} if has_pdl else {}
@@ -311,7 +313,9 @@ class FusedStep:
     ) -> None:  # fmt: skip
         width = weights.num_inputs
         second = others or weights
-        shape = tile_shape(rows, features, width, is_sum=is_sum, is_nf4=weights.is_nf4)
+        shape = tile_shape(
+            rows, features, width, is_sum=is_sum, is_nf4=weights.is_nf4, is_hopper=self._is_hopper
+        )
         if is_sum:
             out, strides = self._parts_of_sums, (strides[0], features)
             self._num_open = shape.split_k

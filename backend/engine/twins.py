@@ -119,15 +119,18 @@ class DualARTwin:
             CARD_BATCH_SIZES if only_size is None else (only_size,),
             max(resident_rows, only_size or 0),
         )  # fmt: skip
-        has_pdl = torch.cuda.get_device_capability(self.card) >= HOPPER
+        capability = torch.cuda.get_device_capability(self.card)
         steps: list[Callable[[], Tensor]] = []
         for num_rows, bound in keys:
             kind = BatchStep if 1 < num_rows <= batch_rows else FusedStep
             if num_rows <= resident_rows:
                 kind = StepEnds
             ids = self.store.lengths.new_full((num_rows,), self.store.scratch_slot)
-            parts = (self.model, self.sizes, self.store, self.state, ids, bound)
-            steps.append(kind(*parts, has_pdl=has_pdl).run)
+            step = kind(
+                self.model, self.sizes, self.store, self.state, ids, bound,
+                has_pdl=capability >= HOPPER, is_hopper=capability == HOPPER,
+            )  # fmt: skip
+            steps.append(step.run)
         return steps
 
 

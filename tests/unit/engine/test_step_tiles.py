@@ -39,3 +39,12 @@ def test_a_program_has_room_on_every_card(width: int, is_sum: bool, factors: int
 def test_few_rows_keep_their_weights_in_registers():
     assert few_rows_shape(1024, is_int8=False) == (4, 1)
     assert few_rows_shape(3072, is_int8=True) == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_nf4", "wanted"), [(4, False, 64), (2, True, 16), (4, True, 64)]
+)
+def test_hopper_takes_its_wide_instructions(rows: int, is_nf4: bool, wanted: int):
+    shape = tile_shape(rows, 1024, 1024, is_sum=False, is_nf4=is_nf4, is_hopper=True)
+    assert shape.block_m == wanted
+    assert tile_shape(rows, 1024, 1024, is_sum=False, is_nf4=is_nf4).block_m == 16

@@ -148,11 +148,22 @@ def test_codecs_that_do_not_fit_are_refused_with_a_reason():
 
 @pytest.mark.parametrize("rows", [1, 4, 32, 256, 2048, 16384, 131072])
 @pytest.mark.parametrize("columns", [32, 96, 384, 1024, 3072])
+@pytest.mark.parametrize("width", [96, 768, 1536, 3072])
 @pytest.mark.parametrize("kind", ["half", "tf32", "ieee"])
-def test_every_shape_has_a_tile(rows, columns, kind):
-    tile = product_tile(rows, columns, kind)
+def test_every_shape_has_a_tile(rows, columns, width, kind):
+    tile = product_tile(rows, columns, width, kind)
     assert tile.m <= max(16, rows)
+    assert columns % tile.n == 0 or tile.n <= 64
     assert k_block(tile, 96) in (16, 32)
+
+
+def test_large_products_are_cut_up_by_the_length_of_their_sums():
+    assert product_tile(65536, 384, 384, "half")[:3] == (64, 128, 64)
+    assert product_tile(65536, 192, 384, "half")[:2] == (128, 64)
+    assert product_tile(65536, 384, 2688, "half")[:3] == (256, 128, 64)
+    assert product_tile(16384, 384, 2688, "half")[:3] == (128, 128, 64)
+    assert product_tile(1024, 6144, 3072, "half")[:3] == (128, 128, 128)
+    assert product_tile(65536, 384, 2688, "tf32")[:3] == (128, 128, 32)
 
 
 def test_a_unit_is_one_kernel_only_where_its_channels_are_two_powers_of_two():

@@ -43,7 +43,7 @@ class TileOps(TorchOps):
     def product(self, streams, layer, source, *, plain=None, waved=None, wave=None, residual=None):
         result = plain or waved
         rows = source.data.shape[0] * result.length
-        tile = product_tile(rows, layer.weight.shape[0], "tf32")
+        tile = product_tile(rows, *layer.weight.shape, "tf32")
         given = (plain is None, waved is None, residual is None)
         self.kernels.add((tile, k_block(tile, layer.channels), *given))
 

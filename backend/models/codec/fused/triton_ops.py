@@ -88,7 +88,7 @@ class TritonOps:
         per_stream = result.length // layer.spread
         batch = source.data.shape[0]
         rows = batch * per_stream
-        tile = product_tile(rows, columns, self._kind_of(source))
+        tile = product_tile(rows, columns, width, self._kind_of(source))
         num_tiles = triton.cdiv(rows, tile.m) * triton.cdiv(columns, tile.n)
         copies = _Copies(source, waved if waved is not None and waved.place else plain)
         other, numbers = layer.weight, layer.bias  # stand where there is nothing
