@@ -26,6 +26,7 @@ from backend.engine.decode_step import FrameSizes
 from backend.engine.dense_memory import make_dense
 from backend.engine.exchange import exchange_with
 from backend.engine.kv_store import KVStore
+from backend.engine.lanes import num_streams_of
 from backend.engine.loaded_model import LoadedModel
 from backend.engine.memory import plan_for, require_fit
 from backend.engine.precision import Precision, choose_precision, cpu_threads
@@ -91,7 +92,7 @@ class OptimizedEngine:
         begin_id = model.tokenizer.semantic_begin_id
         model.dual_ar.bind_tokens(begin_id, num_semantic, model.tokenizer.im_end_id)
         sizes = FrameSizes(config.num_codebooks, num_semantic, num_residual, begin_id)
-        self._has_codec_lane = settings.num_streams > 1 and device.type == "cuda"
+        self._has_codec_lane = num_streams_of(settings) > 1 and device.type == "cuda"
         self._slots = SlotPool(settings.max_slots)
         num_bits, kv_notes = kv_bits(config, settings, device)
         nf4_notes = _prepare_nf4(model.dual_ar, precision, settings)

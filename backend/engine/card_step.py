@@ -37,8 +37,9 @@ RESIDENT_ROWS = 16
 as are the next two."""
 RESIDENT_ROWS_BESIDE_BATCH, RESIDENT_INT8_ROWS_BESIDE_BATCH = 4, 8
 """Likewise where the products of a chain can be CUDA kernels, by the weights."""
-BATCH_ROWS = 32
-"""Rows up to which products in CUDA kernels are faster than in Triton; for one row they are not."""
+BATCH_ROWS, BATCH_INT8_ROWS = 16, 32
+"""Rows up to which products in CUDA kernels are faster than in Triton, by the weights; for one row
+they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ def rows_of_kinds(
     most_rows = RESIDENT_ROWS
     if is_beside_batch:
         most_rows = RESIDENT_INT8_ROWS_BESIDE_BATCH if is_int8 else RESIDENT_ROWS_BESIDE_BATCH
-    return most_rows if is_resident else 0, BATCH_ROWS if is_batch else 0
+    batch_rows = BATCH_INT8_ROWS if is_int8 else BATCH_ROWS
+    return most_rows if is_resident else 0, batch_rows if is_batch else 0
 
 
 def resident_sizes(only_size: int | None, *, is_batch: bool, is_int8: bool) -> tuple[int, ...]:

@@ -22,7 +22,14 @@ from backend.engine.compiling import CODEC_LAYERS, compile_codec, not_compiled
 from backend.engine.decode_frames import StreamDecoder
 from backend.engine.encode_graphs import EncodeCapture
 from backend.engine.encode_reference import ReferenceEncoder, nothing_to_await
-from backend.engine.lanes import HIGH_PRIORITY, LOW_PRIORITY, CardLane, HostLane, lane_of
+from backend.engine.lanes import (
+    HIGH_PRIORITY,
+    LOW_PRIORITY,
+    CardLane,
+    HostLane,
+    lane_of,
+    num_streams_of,
+)
 from backend.models.codec.fused.decoder import FusedDecoder
 from backend.models.codec.fused.network import why_not_fused
 from backend.models.codec.weights import load_codec
@@ -171,7 +178,7 @@ def _lane_and_rooms(
     """Give the codec's lane, its graphs' room, and the room of all other graphs."""
     if device.type != "cuda":
         return lane_of(device), None, None
-    if settings.num_streams == 1:
+    if num_streams_of(settings) == 1:
         room = GraphRoom(device) if settings.cuda_graphs else None
         return lane_of(device), room, room
     if not settings.cuda_graphs:

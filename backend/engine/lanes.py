@@ -2,7 +2,8 @@
 
 What is queued in one lane runs in order; lanes run beside each other. On a card a lane is a CUDA
 stream. The codec has one of its own (``NUM_STREAMS=2``), so that the next decode steps run while it
-makes sound; with ``NUM_STREAMS=1`` its lane is everybody's, and on a CPU queueing is doing.
+makes sound; with ``NUM_STREAMS=1`` its lane is everybody's, and on a CPU queueing is doing. Where
+few speak, steps are short and the codec has little to do: there is nothing to gain.
 """
 
 from __future__ import annotations
@@ -20,8 +21,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from backend.core.settings import Settings
+
 LOW_PRIORITY, HIGH_PRIORITY = 0, -1
 """Of CUDA streams: where both have work, decode steps go first; everybody waits for those."""
+
+
+FEW_SLOTS = 16
+"""Slots up to which one stream is enough."""
+
+
+def num_streams_of(settings: Settings) -> int:
+    """CUDA streams that ``NUM_STREAMS`` asks for."""
+    return settings.num_streams or (2 if settings.max_slots > FEW_SLOTS else 1)
 
 
 class Mark(Protocol):

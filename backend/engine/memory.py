@@ -20,6 +20,7 @@ from backend.engine.decode_frames import most_frames_together
 from backend.engine.encode_reference import chunk_frames_of
 from backend.engine.host_memory import available_host_bytes
 from backend.engine.kv_store import kv_bytes
+from backend.engine.lanes import num_streams_of
 from backend.engine.prefill import max_prompt_positions
 from backend.engine.prefill_graphs import SCRATCH_POSITIONS
 from backend.models.checkpoint import HEAD, describe_checkpoint
@@ -203,7 +204,7 @@ def plan_for(settings: Settings, precision: Precision, directory: Path) -> Memor
         is_encoder_on_host=settings.encoder_on_host and on_cuda,
         kv_bits=kv_bits(config, settings, precision.device)[0],
         scratch_positions=scratch_positions(config, settings, precision.device) if on_cuda else 0,
-        num_streams=settings.num_streams,
+        num_streams=num_streams_of(settings),
     )
 
 

@@ -64,9 +64,9 @@ def test_one_batch_size_holds_all_slots(wish: str, max_slots: int, size: int | N
 
 @pytest.mark.parametrize(
     ("why_not", "why_no_batch", "only_size", "is_int8", "resident", "batch"),
-    [(None, None, None, False, 4, 32), (None, None, None, True, 8, 32),
-     (None, "no compiler", None, False, 16, 0), ("no room", None, None, False, 0, 32),
-     (None, None, 8, False, 16, 32), ("no room", "no compiler", None, False, 0, 0)],
+    [(None, None, None, False, 4, 16), (None, None, None, True, 8, 32),
+     (None, "no compiler", None, False, 16, 0), ("no room", None, None, False, 0, 16),
+     (None, None, 8, False, 16, 16), ("no room", "no compiler", None, False, 0, 0)],
 )  # fmt: skip
 def test_each_size_takes_the_fastest_kernels_there_are(
     monkeypatch: pytest.MonkeyPatch, why_not: str | None, why_no_batch: str | None,

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.core.contract import FrameChunk
+from backend.core.settings import read_settings
 from backend.engine.decode_frames import StreamDecoder
-from backend.engine.lanes import Mark
+from backend.engine.lanes import Mark, num_streams_of
 from backend.models.codec.codec import Codec
 from tests.unit.engine.test_decode_frames import assert_close, streams_of, whole
 from tests.unit.models.codec_building import tiny_codec
@@ -83,6 +84,14 @@ def decoder_in(lane: LateLane, codec: Codec, num_slots: int) -> StreamDecoder:
     watched_steps.pool = pool  # pyright: ignore[reportFunctionMemberAccess]
     decoder._steps = watched_steps  # pyright: ignore[reportAttributeAccessIssue]
     return decoder
+
+
+@pytest.mark.parametrize(
+    ("asked", "max_slots", "wanted"), [(0, 16, 1), (0, 17, 2), (1, 128, 1), (2, 4, 2)]
+)
+def test_a_crowd_has_a_lane_for_the_codec(asked: int, max_slots: int, wanted: int):
+    settings = read_settings(None, num_streams=asked, max_slots=max_slots)
+    assert num_streams_of(settings) == wanted
 
 
 def test_beginning_waits_for_nothing_and_everything_is_queued_in_the_lane(codec):

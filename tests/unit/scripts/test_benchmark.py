@@ -6,9 +6,12 @@ import json
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
+from backend.core.contract import FramesInWork
 from backend.core.settings import Settings, read_settings
 from scripts import benchmark
 from scripts.bench import reference
@@ -17,6 +20,14 @@ from scripts.bench.figures import Bench, all_figures
 from scripts.bench.plot import Axis, write_plot
 from scripts.bench.reference import ratios
 from tests.fakes import FakeEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from backend.core.contract import FrameChunk
 
 FIGURES = {
     "decode_step_ms": {"1": 2.0, "2": 3.0},
@@ -63,6 +74,35 @@ def test_every_figure_is_measured_and_every_slot_given_back() -> None:
     assert engine.used_slots == set()
     steps = [verb for verb in engine.verbs if verb == "decode_step"]
     assert len(steps) >= 3 * 4
+
+
+class BesideEngine(FakeEngine):
+    """Its codec works beside steps of several rows."""
+
+    def decodes_beside(self, num_rows: int) -> bool:
+        return num_rows > 1
+
+    def begin_frames(self, chunks: Sequence[FrameChunk]) -> FramesInWork:
+        self.verbs.append("begin")
+        samples = self.decode_frames(chunks)
+
+        def collect() -> list[NDArray[np.float32]]:
+            self.verbs.append("collect")
+            return samples
+
+        return Mock(spec=FramesInWork, collect=collect)
+
+
+def test_streams_are_measured_as_they_are_served_with_the_codec_beside_the_steps() -> None:
+    engine = BesideEngine(max_slots=4)
+    bench = Bench(engine, steps=8, prompt_positions=40)
+    assert bench.streams_x_realtime(4) > 0
+    begun = engine.verbs.index("begin")
+    verbs = [verb for verb in engine.verbs[begun:] if verb in ("begin", "decode_step", "collect")]
+    assert verbs[:10] == ["begin", *["decode_step"] * 8, "collect"]
+    assert engine.used_slots == set()
+    assert bench.streams_x_realtime(1) > 0
+    assert engine.verbs.count("begin") == verbs.count("begin")
 
 
 def test_prompts_have_the_wanted_length_and_are_never_the_same() -> None:
