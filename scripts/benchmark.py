@@ -31,6 +31,7 @@ import torch
 from backend.core.errors import CheckpointError, ConfigurationError, TTSError
 from backend.core.model_location import resolve_model_dir
 from backend.core.threads import share_interpreter
+from backend.engine.lanes import num_streams_of
 from backend.engine.memory import free_budget, most_slots, plan_for
 from backend.engine.precision import choose_precision, cpu_threads
 from backend.models.checkpoint import MODEL_FILES
@@ -146,6 +147,7 @@ def measure_run(options: argparse.Namespace, directory: Path, settings: Settings
         **figures,
         "frame_rate": info.frame_rate,
         "kv_quantization": settings.kv_quantization,
+        "num_streams": num_streams_of(settings),
         **{name: getattr(settings, name) for name in _SWITCHES},
         "peak_memory_mib": _mib(memory[1]),
         "peak_reserved_mib": _mib(_peak_reserved()),
