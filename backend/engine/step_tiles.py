@@ -10,15 +10,16 @@ from backend.models.quantized_linear import NF4_BLOCK
 MOST_SPLITS = 4
 """Programs that share one sum over a wide input."""
 _STAGES, _LONG_STAGES = 4, 5
-"""Loads in flight; five for shared sums that have more. They need what the four of a gate need of
-shared memory, whose weights are two."""
+"""Loads in flight; five for shared sums that have more (not tried for NF4). They need what the four
+of a gate need of shared memory, whose weights are two."""
 
 
-FEW_ROWS = 2
-"""One sequence, and the pair of positions that its fast pass begins with."""
 _WIDE_ROWS = 64
 """Rows of Hopper's widest matrix instructions, which read their operands where they lie: a step of
-32 rows takes 1.94 ms with them and 2.92 without, of 2 rows 1.66 and 2.07 (NF4 5.2 and 5.0)."""
+32 rows takes 1.94 ms with them and 2.92 without, of 2 rows 1.66 and 2.07."""
+_FEW_NF4_ROWS = 16
+"""Rows up to which they do not pay for NF4, whose weights are unpacked in registers first: 16 rows
+take 6.3 ms either way, 32 rows 6.1 and 11.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ def tile_shape(
     split_k = 1
     while is_sum and split_k * 2 <= MOST_SPLITS and width % (split_k * 2 * block_k) == 0:
         split_k *= 2
-    is_wide = is_hopper and not (is_nf4 and rows <= FEW_ROWS)
+    is_wide = is_hopper and not (is_nf4 and rows <= _FEW_NF4_ROWS)
     block_m = _WIDE_ROWS if is_wide else min(64, max(16, _power_of_two(rows)))
-    is_long = is_sum and width // (split_k * block_k) > _STAGES
+    is_long = is_sum and not is_nf4 and width // (split_k * block_k) > _STAGES
     return TileShape(block_m, 32, block_k, split_k, 4, _LONG_STAGES if is_long else _STAGES)
 
 

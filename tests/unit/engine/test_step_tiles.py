@@ -27,6 +27,7 @@ def test_a_long_shared_sum_has_more_loads_in_flight():
     loads = [tile_shape(64, 1024, width, is_sum=True).stages for width in (1024, 2048, 3072)]
     assert loads == [4, 4, 5]
     assert tile_shape(64, 1024, 3072, is_sum=False).stages == 4
+    assert tile_shape(64, 1024, 3072, is_sum=True, is_nf4=True).stages == 4
 
 
 @pytest.mark.parametrize(("width", "is_sum", "factors"), [(3072, True, 1), (1024, False, 2)])
@@ -42,9 +43,9 @@ def test_few_rows_keep_their_weights_in_registers():
 
 
 @pytest.mark.parametrize(
-    ("rows", "is_nf4", "wanted"), [(4, False, 64), (2, True, 16), (4, True, 64)]
+    ("rows", "is_nf4", "wanted"), [(4, False, 64), (16, True, 16), (32, True, 64)]
 )
 def test_hopper_takes_its_wide_instructions(rows: int, is_nf4: bool, wanted: int):
     shape = tile_shape(rows, 1024, 1024, is_sum=False, is_nf4=is_nf4, is_hopper=True)
     assert shape.block_m == wanted
-    assert tile_shape(rows, 1024, 1024, is_sum=False, is_nf4=is_nf4).block_m == 16
+    assert tile_shape(rows, 1024, 1024, is_sum=False).block_m == max(16, rows)
