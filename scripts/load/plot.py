@@ -15,7 +15,10 @@ _TTFA_LINES = (("p50", "#1b7f5c"), ("p95", "#b7791f"), ("p99", "#b02a37"))
 
 
 def svg_of(levels: Sequence[Level], title: str) -> str:
-    """Draw time to first audio, and underruns beside throughput, over the number of listeners."""
+    """Draw time to first audio, and underruns beside throughput, over the number of listeners.
+
+    Levels that have a ``case`` go by that name instead, and no line joins them.
+    """
     ttfa = _panel(
         levels,
         f"{title}: time to first audio, ms",
@@ -42,6 +45,10 @@ def _ttfa_ms(name: str) -> Callable[[Level], float]:
     return lambda level: 1000 * (level["ttfa_s"][name] or 0.0)
 
 
+def _name_of(level: Level) -> str:
+    return str(level.get("case", level["streams"]))
+
+
 def _panel(
     levels: Sequence[Level],
     title: str,
@@ -64,12 +71,15 @@ def _panel(
     for idx, level in enumerate(levels):
         x, _ = place(idx, 0.0)
         parts.append(
-            f'<text x="{x}" y="{floor + 18}" text-anchor="middle">{level["streams"]}</text>'
+            f'<text x="{x}" y="{floor + 18}" text-anchor="middle">{escape(_name_of(level))}</text>'
         )
     for number, (name, color, value) in enumerate(lines):
         points = [place(idx, value(level)) for idx, level in enumerate(levels)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        if not any("case" in level for level in levels):
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            parts.append(
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>'
+            )
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in points]
         x = MARGIN + 110 * number
         parts.append(f'<text x="{x}" y="{top + HEIGHT - 10}" fill="{color}">{escape(name)}</text>')

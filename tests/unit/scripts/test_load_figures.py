@@ -114,6 +114,10 @@ def test_the_figures_of_a_level():
     assert "1 x status 429" in table_of([figures])
     assert "300" in table_of([figures])
     drawn = svg_of([figures], "a < b")
+    by_case = svg_of([{**figures, "case": "8 at once"}], "a")
+    assert "8 at once" in by_case
+    assert "polyline" in drawn
+    assert "polyline" not in by_case
     assert "a &lt; b" in drawn
     assert drawn.count("<circle") == 5
 
