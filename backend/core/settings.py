@@ -198,9 +198,9 @@ class Settings(BaseSettings):
 
     num_streams: int = Field(default=0, ge=0, le=2)
     """CUDA streams. With `2` the codec makes sound while the next frames of other requests are
-    drawn: a tenth more speech from an H200, and first sounds sooner; what is heard is the same.
-    `1` does one after the other and needs less memory. `0` takes `2` where there are more than 16
-    slots. No effect on a CPU."""
+    drawn: up to a tenth more speech from an H200; what is heard is the same. `1` does one after the
+    other and needs less memory. `0` takes `2` where there are more than 16 slots. No effect on a
+    CPU."""
 
     host_embeddings: Literal["none", "text", "all"] = "text"
     """Embeddings that stay in the host; the card reads the rows it needs over the bus. `text`: 0.3

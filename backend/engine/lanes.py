@@ -2,8 +2,7 @@
 
 What is queued in one lane runs in order; lanes run beside each other. On a card a lane is a CUDA
 stream. The codec has one of its own (``NUM_STREAMS=2``), so that the next decode steps run while it
-makes sound; with ``NUM_STREAMS=1`` its lane is everybody's, and on a CPU queueing is doing. Where
-few speak, steps are short and the codec has little to do: there is nothing to gain.
+makes sound; with ``NUM_STREAMS=1`` its lane is everybody's, and on a CPU queueing is doing.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ if TYPE_CHECKING:
 
 LOW_PRIORITY, HIGH_PRIORITY = 0, -1
 """Of CUDA streams: where both have work, decode steps go first; everybody waits for those."""
-
-
 FEW_SLOTS = 16
-"""Slots up to which one stream is enough."""
+"""Slots up to which one stream is chosen: two made 3, 10 and 10 % more speech with 32, 64 and 128
+streams on an H200, fewer were not tried, and each has memory of its own."""
 
 
 def num_streams_of(settings: Settings) -> int:

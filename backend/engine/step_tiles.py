@@ -10,10 +10,8 @@ from backend.models.quantized_linear import NF4_BLOCK
 MOST_SPLITS = 4
 """Programs that share one sum over a wide input."""
 _STAGES, _LONG_STAGES = 4, 5
-"""Loads in flight; five for shared sums that have more (not tried for NF4). They need what the four
-of a gate need of shared memory, whose weights are two."""
-
-
+"""Loads in flight; five for shared sums that have more, four for those of NF4, for which it was not
+compared. Five need what the four of a gate need of shared memory, whose weights are two."""
 _WIDE_ROWS = 64
 """Rows of Hopper's widest matrix instructions, which read their operands where they lie: a step of
 32 rows takes 1.94 ms with them and 2.92 without, of 2 rows 1.66 and 2.07."""
